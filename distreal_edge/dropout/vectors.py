@@ -1,0 +1,46 @@
+"""Dropout vectors: one rate per filter group, and the filter counts that they leave."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from distreal_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Vector", "check_vector", "filter_counts", "uniform_vector"]
+
+_FORM = "a dropout vector is a sequence of rates in [0, 1), one per filter group"
+
+Vector = tuple[float, ...]
+
+
+def check_vector(vector: Sequence[float], sizes: Sequence[int]) -> Vector:
+    """Return the vector as a tuple of floats, or raise `DataError` when it does not fit groups of these sizes."""
+    try:
+        rates = tuple(float(rate) for rate in vector)
+    except (TypeError, ValueError):
+        message = f"{_FORM}; got {vector!r}"
+        raise DataError(message) from None
+    if len(rates) != len(sizes):
+        message = f"{_FORM}; got {len(rates)} rates for {len(sizes)} filter groups"
+        raise DataError(message)
+    for position, rate in enumerate(rates):
+        if not (math.isfinite(rate) and 0.0 <= rate < 1.0):
+            message = f"{_FORM}; rate {position} is {rate}"
+            raise DataError(message)
+    return rates
+
+
+def filter_counts(vector: Sequence[float], sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return how many filters each group keeps: `max(1, round((1 - p) * C))`, halves rounded to even as Python does."""
+    return tuple(
+        max(1, round((1.0 - rate) * size)) for rate, size in zip(check_vector(vector, sizes), sizes, strict=True)
+    )
+
+
+def uniform_vector(rate: float, groups: int) -> Vector:
+    """Return the vector that drops every one of `groups` groups at the same rate."""
+    return check_vector([rate] * groups, [1] * groups)

@@ -1,0 +1,65 @@
+"""The exceptions that distreal-edge raises on purpose, each with the exit code its command ends with.
+
+A message says what is wrong, where, and what to do. The command line prints it as one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DistrealError",
+    "NetworkError",
+    "ProtocolError",
+    "StateError",
+    "TableError",
+    "TransportError",
+]
+
+
+class DistrealError(Exception):
+    """Base of every error that is raised on purpose. Exit code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(DistrealError, ValueError):
+    """A setting, a configuration file or a combination of arguments is wrong. Exit code 2."""
+
+    exit_code = 2
+
+
+class NetworkError(DistrealError, ValueError):
+    """A network cannot be traced, built, read or written. Exit code 3."""
+
+    exit_code = 3
+
+
+class DataError(DistrealError, ValueError):
+    """Images, labels, subsets or a dataset are missing, damaged or of the wrong shape. Exit code 4."""
+
+    exit_code = 4
+
+
+class TableError(DistrealError, ValueError):
+    """A table of dropout vectors is damaged or belongs to another network. Exit code 5."""
+
+    exit_code = 5
+
+
+class TransportError(DistrealError):
+    """The broker cannot be reached, refuses us, or ends the session. Exit code 6."""
+
+    exit_code = 6
+
+
+class ProtocolError(DistrealError, ValueError):
+    """Something that arrived over the wire is malformed. Exit code 7."""
+
+    exit_code = 7
+
+
+class StateError(DistrealError):
+    """The state directory is in use, unwritable or holds what cannot be read. Exit code 8."""
+
+    exit_code = 8

@@ -1,0 +1,67 @@
+"""What happens to images before the first operation: part of the network's file, the same on every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Preprocessing", "augment", "normalise"]
+
+_Finite = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Scale = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
+
+
+class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Normalisation by channel, and augmentation in training.
+
+    `mean` and `std` are of images in 0..1, one number per channel, or empty for none. In training an image is padded
+    by `crop_padding` black pixels on every side and cropped back at random, and flipped left to right every other
+    time when `horizontal_flip` is on.
+    """
+
+    mean: Annotated[tuple[_Finite, ...], msgspec.Meta(max_length=4096)] = ()
+    std: Annotated[tuple[_Scale, ...], msgspec.Meta(max_length=4096)] = ()
+    crop_padding: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    horizontal_flip: bool = False
+
+
+def augment(
+    images: NDArray[np.generic], preprocessing: Preprocessing, rng: np.random.Generator
+) -> NDArray[np.generic]:
+    """Return randomly shifted and flipped copies of images `[N, C, H, W]` of any dtype.
+
+    Draws from `rng`, in this order, so that another engine can do exactly the same: with padding, `integers` of shape
+    `[N, 2]` in 0..2*padding (top, left); with flips, `integers` of shape `[N]` in 0..1.
+    """
+    count, _, height, width = images.shape
+    margin = preprocessing.crop_padding
+    if margin:
+        corners = rng.integers(0, 2 * margin, size=(count, 2), endpoint=True)
+        padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+        images = np.stack(
+            [
+                image[:, top : top + height, left : left + width]
+                for image, (top, left) in zip(padded, corners, strict=True)
+            ]
+        )
+    if preprocessing.horizontal_flip:
+        flips = rng.integers(0, 1, size=count, endpoint=True).astype(np.bool_)
+        images = np.where(flips[:, None, None, None], images[..., ::-1], images)
+    return images
+
+
+def normalise(images: NDArray[np.generic], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return images as float32 `[N, C, H, W]`: uint8 ones divided by 255, then `(x - mean) / std` by channel."""
+    scaled = images.astype(np.float32)
+    if images.dtype == np.uint8:
+        scaled /= np.float32(255.0)
+    if preprocessing.mean:
+        scaled -= np.asarray(preprocessing.mean, dtype=np.float32)[:, None, None]
+    if preprocessing.std:
+        scaled /= np.asarray(preprocessing.std, dtype=np.float32)[:, None, None]
+    return scaled
