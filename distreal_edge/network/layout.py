@@ -7,6 +7,8 @@ spreads a filter over its columns. What is tied to the network's input or to its
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,102 +55,97 @@ def is_depthwise(convolution: Conv2d, in_channels: int) -> bool:
     return convolution.groups == in_channels > 1
 
 
-def find_layout(
-    operations: Sequence[Operation], shapes: Mapping[str, Shape]
-) -> Layout:
+def find_layout(operations: Sequence[Operation], shapes: Mapping[str, Shape]) -> Layout:
     """Find the filter groups of operations in order, whose values have these shapes."""
-    classes = _Classes()
-    atoms: dict[str, NDArray[np.int64]] = {INPUT: np.zeros(shapes[INPUT][0], dtype=np.int64)}
-    produced: dict[str, NDArray[np.int64]] = {}
+    # Atoms are the channels that convolutions make, numbered as they are made; atom 0 stands for everything that is
+    # never dropped.
+    made: dict[str, NDArray[np.int64]] = {INPUT: np.zeros(shapes[INPUT][0], dtype=np.int64)}
+    produced: list[tuple[str, NDArray[np.int64]]] = []
+    ties: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     added: list[NDArray[np.int64]] = []
+    atoms = 1
     for operation in operations:
-        first = atoms[operation.inputs[0]]
-        made = first
+        name = operation.name
+        first = made[operation.inputs[0]]
+        made[name] = first
         match operation:
             case Conv2d() if is_depthwise(operation, len(first)):
-                made = np.repeat(first, operation.out_channels // len(first))
+                made[name] = np.repeat(first, operation.out_channels // len(first))
             case Conv2d():
-                made = produced[operation.name] = classes.new(operation.out_channels)
+                made[name] = np.arange(atoms, atoms + operation.out_channels, dtype=np.int64)
+                produced.append((name, made[name]))
+                atoms += operation.out_channels
             case Add() | Multiply():
-                classes.tie(first, atoms[operation.inputs[1]])
+                ties.append((first, made[operation.inputs[1]]))
                 if isinstance(operation, Add):
                     added.append(first)
             case Concat():
-                made = np.concatenate([atoms[value] for value in operation.inputs])
+                made[name] = np.concatenate([made[value] for value in operation.inputs])
             case Flatten():
                 _, height, width = shapes[operation.inputs[0]]
-                made = np.repeat(first, height * width)
+                made[name] = np.repeat(first, height * width)
             case Linear():
-                made = np.zeros(operation.out_features, dtype=np.int64)
-        atoms[operation.name] = made
-    output = atoms[operations[-1].name]
-    classes.tie(output, np.zeros_like(output))
-    return _number_filters(classes, atoms, produced, added)
+                made[name] = np.zeros(operation.out_features, dtype=np.int64)
+    output = made[operations[-1].name]
+    ties.append((output, np.zeros_like(output)))
+    least = _least_tied(atoms, ties)
+    groups, filter_of = _number_filters(least, produced)
+    of = {value: filter_of[channels] for value, channels in made.items()}
+    ends = np.cumsum([group.filters for group in groups])
+    streams: set[int] = set()
+    for channels in added:
+        filters = filter_of[channels]
+        streams.update(np.unique(np.searchsorted(ends, filters[filters >= 0], side="right")).tolist())
+    return Layout(groups, of, frozenset(streams))
 
 
-class _Classes:
-    """Union-find over channels. Atom 0 stands for everything that is never dropped."""
-
-    def __init__(self) -> None:
-        self.parent = [0]
-
-    def new(self, count: int) -> NDArray[np.int64]:
-        start = len(self.parent)
-        self.parent.extend(range(start, start + count))
-        return np.arange(start, start + count, dtype=np.int64)
-
-    def root(self, atom: int) -> int:
-        parent = self.parent
-        while parent[atom] != atom:
-            parent[atom] = parent[parent[atom]]
-            atom = parent[atom]
-        return atom
-
-    def tie(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-        for one, other in zip(left.tolist(), right.tolist(), strict=True):
-            low, high = sorted((self.root(one), self.root(other)))
-            self.parent[high] = low
-
-    def roots(self, atoms: NDArray[np.int64]) -> list[int]:
-        return [self.root(atom) for atom in atoms.tolist()]
+def _least_tied(atoms: int, ties: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> NDArray[np.int64]:
+    # The smallest atom that each atom is tied to, through any number of ties. Whole arrays at a time, because a plan
+    # from a file may tie a million channels: trees hook onto trees with a smaller root until no tie joins two, which
+    # at least halves what is left to join in two passes.
+    left = np.concatenate([one for one, _ in ties])
+    right = np.concatenate([other for _, other in ties])
+    root = np.arange(atoms, dtype=np.int64)
+    while True:
+        one, other = root[left], root[right]
+        apart = one != other
+        if not apart.any():
+            return root
+        left, right, one, other = left[apart], right[apart], one[apart], other[apart]
+        np.minimum.at(root, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(higher := root[root], root):
+            root = higher
 
 
 def _number_filters(
-    classes: _Classes,
-    atoms: Mapping[str, NDArray[np.int64]],
-    produced: Mapping[str, NDArray[np.int64]],
-    added: Sequence[NDArray[np.int64]],
-) -> Layout:
+    least: NDArray[np.int64], produced: Sequence[tuple[str, NDArray[np.int64]]]
+) -> tuple[tuple[FilterGroup, ...], NDArray[np.int32]]:
     # Filters that are made by the same convolutions form one group: an addition over a part of a concatenation can
-    # split a convolution's outputs into several.
-    makers: dict[int, tuple[str, ...]] = {}
-    first_channel: dict[int, int] = {}
-    for name, made in produced.items():
-        for channel, root in enumerate(classes.roots(made)):
-            if root == 0:
-                continue
-            first_channel.setdefault(root, channel)
-            known = makers.get(root, ())
-            if name not in known:
-                makers[root] = (*known, name)
-    members: dict[tuple[str, ...], list[int]] = {}
-    for root, names in makers.items():
-        members.setdefault(names, []).append(root)
-    shared_first = [names[0] for names in members]
+    # split a convolution's outputs into several. `makers` tells sets of convolutions apart by a number, refined one
+    # convolution after the other. A filter is known by its least atom, so that filters are in the order they are made.
+    makers = np.zeros(len(least), dtype=np.int64)
+    sets = 1
+    for _, channels in produced:
+        roots = np.unique(least[channels])
+        before, which = np.unique(makers[roots], return_inverse=True)
+        makers[roots] = sets + which
+        sets += len(before)
+    roots = np.unique(least)[1:]
+    _, first, which = np.unique(makers[roots], return_index=True, return_inverse=True)
+    order = np.argsort(first)  # groups in the order of their first filters
+    group_of = np.empty_like(order)
+    group_of[order] = np.arange(len(order))
+    by_group = np.argsort(group_of[which], kind="stable")
+    filter_of_root = np.full(len(least), NEVER_DROPPED, dtype=np.int32)
+    filter_of_root[roots[by_group]] = np.arange(len(roots), dtype=np.int32)
+    members = np.split(roots[by_group], np.cumsum(np.bincount(group_of[which], minlength=len(order)))[:-1])
+    starts = [int(channels[0]) for _, channels in produced]
+    first_makers = [bisect_right(starts, int(group[0])) - 1 for group in members] if len(roots) else []
+    times = Counter(first_makers)
     groups: list[FilterGroup] = []
-    filter_of_root = {0: NEVER_DROPPED}
-    group_of_root: dict[int, int] = {}
-    for names, roots in members.items():
-        name = names[0]
-        if shared_first.count(name) > 1:
-            name = f"{name}[{first_channel[roots[0]]}:{first_channel[roots[-1]] + 1}]"
-        for root in roots:
-            filter_of_root[root] = len(filter_of_root) - 1
-            group_of_root[root] = len(groups)
-        groups.append(FilterGroup(name, len(roots)))
-    of = {
-        value: np.array([filter_of_root[root] for root in classes.roots(channels)], dtype=np.int32)
-        for value, channels in atoms.items()
-    }
-    streams = {group_of_root[root] for channels in added for root in classes.roots(channels) if root}
-    return Layout(tuple(groups), of, frozenset(streams))
+    for group, maker in zip(members, first_makers, strict=False):
+        name = produced[maker][0]
+        if times[maker] > 1:
+            name = f"{name}[{int(group[0]) - starts[maker]}:{int(group[-1]) - starts[maker] + 1}]"
+        groups.append(FilterGroup(name, len(group)))
+    return tuple(groups), filter_of_root[least]
