@@ -41,10 +41,14 @@ class Subset:
         if len(self.survivors) != len(sizes):
             message = f"a subset lists the survivors of {len(self.survivors)} groups, but the network has {len(sizes)}"
             raise DataError(message)
-        for position, (kept, size) in enumerate(zip(self.survivors, sizes, strict=True)):
+        survivors: tuple[object, ...] = self.survivors  # what callers pass is checked, not believed
+        for position, (kept, size) in enumerate(zip(survivors, sizes, strict=True)):
             where = f"the subset's group {position}"
-            if not isinstance(kept, np.ndarray) or kept.ndim != 1 or kept.dtype != np.int64:
-                message = f"{where} must be a one-dimensional int64 array, got {getattr(kept, 'dtype', type(kept))}"
+            if not isinstance(kept, np.ndarray):
+                message = f"{where} must be a one-dimensional int64 array, got {type(kept).__name__}"
+                raise DataError(message)
+            if kept.ndim != 1 or kept.dtype != np.int64:
+                message = f"{where} must be a one-dimensional int64 array, got {kept.dtype} {list(kept.shape)}"
                 raise DataError(message)
             if len(kept) == 0:
                 message = f"{where} keeps no filter; keep at least one"

@@ -157,9 +157,7 @@ class PlanBuilder:
         """Add element-wise dropout."""
         return self._numbered(Dropout, value, p=p)
 
-    def finish(
-        self, output: str, *, rescale: bool | None = None, preprocessing: Preprocessing | None = None
-    ) -> Plan:
+    def finish(self, output: str, *, rescale: bool | None = None, preprocessing: Preprocessing | None = None) -> Plan:
         """Return the checked plan, whose class scores are `output`, the value that was added last.
 
         `rescale` None means: on exactly when the network has no batch norm.
@@ -171,7 +169,7 @@ class PlanBuilder:
             rescale = not any(isinstance(operation, BatchNorm) for operation in self._operations)
         return Plan(self._input_shape, tuple(self._operations), rescale, preprocessing or Preprocessing())
 
-    def _numbered(self, make: Any, *values: str, **settings: Any) -> str:  # noqa: ANN401 - one of the structs above
+    def _numbered(self, make: Any, *values: str, **settings: Any) -> str:
         kind = make.__struct_config__.tag
         name = f"{kind}#{self._numbers[kind]}"
         self._numbers[kind] += 1

@@ -44,7 +44,7 @@ def _operation_macs(plan: Plan, operation: Operation, kept: NDArray[np.bool_]) -
     if not isinstance(operation, (Conv2d, Linear)):
         return 0
     weight = plan.parameters[f"{operation.name}.weight"]
-    assert weight.columns is not None  # noqa: S101 - a matrix has columns
+    assert weight.columns is not None, "a weight matrix has columns"
     outputs = np.count_nonzero(kept[weight.rows], axis=1).astype(object)
     inputs = np.count_nonzero(kept[weight.columns], axis=1).astype(object)
     window = prod(operation.kernel) if isinstance(operation, Conv2d) else 1

@@ -16,9 +16,9 @@ import safetensors
 import safetensors.numpy
 
 from distreal_edge.errors import NetworkError
-from distreal_edge.network.operations import Operation
+from distreal_edge.network.operations import Operation  # noqa: TC001 - msgspec reads the annotations
 from distreal_edge.network.plan import MAXIMUM_OPERATIONS, Plan
-from distreal_edge.network.preprocessing import Preprocessing
+from distreal_edge.network.preprocessing import Preprocessing  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -45,7 +45,7 @@ class Network:
 
     @staticmethod
     def from_torch(
-        module: Any,  # noqa: ANN401 - torch.nn.Module, which a device does not have
+        module: Any,  # torch.nn.Module, which a device does not have
         input_shape: Shape,
         *,
         rescale: bool | None = None,
@@ -64,7 +64,8 @@ class Network:
         """Return the weights as tensors for the module's `load_state_dict`. Needs torch."""
         from distreal_edge.network.tracing import state_dict  # noqa: PLC0415 - torch is not on a device
 
-        return state_dict(self.plan, self.weights)
+        tensors: dict[str, Any] = state_dict(self.plan, self.weights)
+        return tensors
 
     @staticmethod
     def load(path: str | Path) -> Network:

@@ -6,7 +6,7 @@ shape is written `(C, H, W)`, or features `[N, F]`, written `(F,)`. The meaning 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeGuard
+from typing import Annotated, TypeGuard, get_args
 
 import msgspec
 
@@ -157,7 +157,7 @@ Operation = (
     | Linear
     | Dropout
 )
-OPERATION_TYPES: tuple[type[Operation], ...] = Operation.__args__  # type: ignore[attr-defined]
+OPERATION_TYPES: tuple[type[Operation], ...] = get_args(Operation)
 
 
 def has_weights(operation: Operation) -> TypeGuard[Conv2d | BatchNorm | Linear]:
@@ -201,7 +201,7 @@ def _fault(operation: Operation, complaint: str) -> NetworkError:
 
 
 def _maps(operation: Operation, shape: Shape) -> Shape:
-    if len(shape) != 3:  # noqa: PLR2004 - C, H, W
+    if len(shape) != 3:
         raise _fault(operation, f"reads maps (C, H, W), got features {shape}")
     return shape
 
@@ -231,7 +231,7 @@ def _product_shape(operation: Operation, first: Shape, second: Shape) -> Shape:
     if first == second:
         return first
     large, small = (first, second) if second[1:] == (1, 1) else (second, first)
-    if len(large) == 3 and small == (large[0], 1, 1):  # noqa: PLR2004 - C, H, W
+    if len(large) == 3 and small == (large[0], 1, 1):
         return large
     raise _fault(operation, f"multiplies shapes {first} and {second}; they must be equal, or one (C, 1, 1)")
 

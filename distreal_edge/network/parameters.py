@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from distreal_edge.network.operations import Shape
 
 __all__ = ["Parameter"]
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +37,7 @@ class Parameter:
             return rows.reshape(-1)
         return self._spread(rows[:, :, None] & kept[self.columns][:, None, :])
 
-    def images_per_element(
-        self, kept: NDArray[np.bool_], images: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
+    def images_per_element(self, kept: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return on how many images each element was trained, broadcastable to `shape`.
 
         `kept` is bool `[kinds, filters + 1]`, the masks of the distinct subsets that were used, and `images` int64
@@ -45,13 +45,14 @@ class Parameter:
         """
         weighted = images.astype(np.float64)
         if self.columns is None:
-            return np.einsum("k,kr->r", weighted, kept[:, self.rows.reshape(-1)].astype(np.float64))
+            counted: NDArray[np.float64] = weighted @ kept[:, self.rows.reshape(-1)]
+            return counted
         rows = kept[:, self.rows] * weighted[:, None, None]  # kinds, groups, outputs
         columns = kept[:, self.columns].astype(np.float64)  # kinds, groups, inputs
         # One matrix product per group: [outputs, kinds] x [kinds, inputs].
         return self._spread(np.matmul(rows.transpose(1, 2, 0), columns.transpose(1, 0, 2)))
 
-    def _spread(self, pairs: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _spread(self, pairs: NDArray[_Scalar]) -> NDArray[_Scalar]:
         rows = self.shape[0]
         trailing = (1,) * (len(self.shape) - 2)
         return pairs.reshape(rows, pairs.shape[2], *trailing)

@@ -61,7 +61,9 @@ class Plan:
         _check_input(self.input_shape, self.preprocessing)
         _check_operations(self.operations)
         if len(self.shapes[self.output]) != 1:
-            message = f"the last operation {self.output!r} makes maps {self.shapes[self.output]}; it must make class scores"
+            message = (
+                f"the last operation {self.output!r} makes maps {self.shapes[self.output]}; it must make class scores"
+            )
             raise NetworkError(message)
         if sum(prod(shape) for shape in self.tensors.values()) > MAXIMUM_ELEMENTS:
             message = f"the network has more than {MAXIMUM_ELEMENTS} weights"
@@ -210,7 +212,7 @@ class Plan:
 
 
 def _check_input(shape: Shape, preprocessing: Preprocessing) -> None:
-    if len(shape) != 3 or not all(isinstance(side, int) and 1 <= side <= _MAXIMUM_SIDE for side in shape):  # noqa: PLR2004
+    if len(shape) != 3 or not all(1 <= side <= _MAXIMUM_SIDE for side in shape):
         message = f"the input shape must be (channels, height, width), each 1..{_MAXIMUM_SIDE}; got {shape}"
         raise NetworkError(message)
     for what, numbers in (("mean", preprocessing.mean), ("std", preprocessing.std)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Preprocessing", "augment", "normalise"]
 
 _Finite = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+_Pixel = TypeVar("_Pixel", bound=np.generic)
 _Scale = Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)]
 
 
@@ -30,9 +31,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     horizontal_flip: bool = False
 
 
-def augment(
-    images: NDArray[np.generic], preprocessing: Preprocessing, rng: np.random.Generator
-) -> NDArray[np.generic]:
+def augment(images: NDArray[_Pixel], preprocessing: Preprocessing, rng: np.random.Generator) -> NDArray[_Pixel]:
     """Return randomly shifted and flipped copies of images `[N, C, H, W]` of any dtype.
 
     Draws from `rng`, in this order, so that another engine can do exactly the same: with padding, `integers` of shape
@@ -51,7 +50,7 @@ def augment(
         )
     if preprocessing.horizontal_flip:
         flips = rng.integers(0, 1, size=count, endpoint=True).astype(np.bool_)
-        images = np.where(flips[:, None, None, None], images[..., ::-1], images)
+        images = np.where(flips.reshape(-1, 1, 1, 1), images[..., ::-1], images)
     return images
 
 
