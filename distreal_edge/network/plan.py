@@ -32,14 +32,17 @@ if TYPE_CHECKING:
 
     from distreal_edge.network.operations import Shape
 
-__all__ = ["MAXIMUM_CHANNELS", "MAXIMUM_ELEMENTS", "MAXIMUM_OPERATIONS", "Plan"]
+__all__ = ["MAXIMUM_CHANNELS", "MAXIMUM_ELEMENTS", "MAXIMUM_GROUPS", "MAXIMUM_OPERATIONS", "MAXIMUM_SIDE", "Plan"]
 
 MAXIMUM_OPERATIONS = 4096
 MAXIMUM_CHANNELS = 2**20
 """Channels and features of all values together."""
 MAXIMUM_ELEMENTS = 2**28
 """Elements of one value for one image, and of all weights together."""
-_MAXIMUM_SIDE = 4096
+MAXIMUM_GROUPS = 4096
+"""Filter groups; a dropout vector has a rate for each."""
+MAXIMUM_SIDE = 4096
+"""Channels, height and width of the network's input."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Check that shapes, names and sizes are sound."""
+        # What is kept is what a file would give back, so that a number written as 1 or 1.0 makes the same digest.
+        fields = _parse_fields(self)
+        for name in fields.__struct_fields__:
+            object.__setattr__(self, name, getattr(fields, name))
         _check_input(self.input_shape, self.preprocessing)
-        _check_operations(self.operations)
+        _check_names(self.operations)
         if len(self.shapes[self.output]) != 1:
             message = (
                 f"the last operation {self.output!r} makes maps {self.shapes[self.output]}; it must make class scores"
@@ -70,6 +77,9 @@ class Plan:
             raise NetworkError(message)
         if not self.parameters:
             message = "the network has no weights to train"
+            raise NetworkError(message)
+        if len(self.groups) > MAXIMUM_GROUPS:
+            message = f"the network has {len(self.groups)} filter groups, more than {MAXIMUM_GROUPS}"
             raise NetworkError(message)
 
     @property
@@ -211,28 +221,46 @@ class Plan:
         return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
+class _Fields(msgspec.Struct, frozen=True):
+    input_shape: tuple[int, ...]
+    operations: tuple[Operation, ...]
+    rescale: bool
+    preprocessing: Preprocessing
+
+
+def _parse_fields(plan: Plan) -> _Fields:
+    if not 1 <= len(plan.operations) <= MAXIMUM_OPERATIONS:
+        message = f"a plan has 1 to {MAXIMUM_OPERATIONS} operations, got {len(plan.operations)}"
+        raise NetworkError(message)
+    given = {name: getattr(plan, name) for name in _Fields.__struct_fields__}
+    try:  # structs check their fields only when they are parsed
+        return msgspec.convert(msgspec.to_builtins(given, enc_hook=_plain_number), type=_Fields)
+    except (msgspec.ValidationError, TypeError) as error:
+        message = f"the plan is not valid: {error}"
+        raise NetworkError(message) from None
+
+
+def _plain_number(number: object) -> object:
+    if isinstance(number, np.generic):
+        return number.item()
+    message = f"{number!r} is neither a number, a text nor an operation"
+    raise TypeError(message)
+
+
 def _check_input(shape: Shape, preprocessing: Preprocessing) -> None:
-    if len(shape) != 3 or not all(1 <= side <= _MAXIMUM_SIDE for side in shape):
-        message = f"the input shape must be (channels, height, width), each 1..{_MAXIMUM_SIDE}; got {shape}"
+    if len(shape) != 3 or not all(1 <= side <= MAXIMUM_SIDE for side in shape):
+        message = f"the input shape must be (channels, height, width), each 1..{MAXIMUM_SIDE}; got {shape}"
+        raise NetworkError(message)
+    if prod(shape) > MAXIMUM_ELEMENTS:
+        message = f"the input {shape} has more than {MAXIMUM_ELEMENTS} elements"
         raise NetworkError(message)
     for what, numbers in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if len(numbers) not in {0, shape[0]}:
             message = f"preprocessing.{what} has {len(numbers)} numbers for {shape[0]} input channels"
             raise NetworkError(message)
-        if not np.all(np.isfinite(numbers)):
-            message = f"preprocessing.{what} must be finite, got {numbers}"
-            raise NetworkError(message)
 
 
-def _check_operations(operations: tuple[Operation, ...]) -> None:
-    if not 1 <= len(operations) <= MAXIMUM_OPERATIONS:
-        message = f"a plan has 1 to {MAXIMUM_OPERATIONS} operations, got {len(operations)}"
-        raise NetworkError(message)
-    try:  # structs check their fields only when they are parsed
-        msgspec.convert(msgspec.to_builtins(operations), type=tuple[Operation, ...])
-    except msgspec.ValidationError as error:
-        message = f"an operation of the plan is not valid: {error}"
-        raise NetworkError(message) from None
+def _check_names(operations: tuple[Operation, ...]) -> None:
     seen = {INPUT}
     for operation in operations:
         if operation.name in seen:
