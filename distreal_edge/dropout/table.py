@@ -19,7 +19,7 @@ __all__ = ["MAXIMUM_ROWS", "MAXIMUM_TABLE_BYTES", "Row", "Table"]
 MAXIMUM_ROWS = 256
 MAXIMUM_TABLE_BYTES = 16 * 2**20
 
-Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Rate = Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)]
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Sizes = Annotated[tuple[Annotated[int, msgspec.Meta(ge=1, le=65536)], ...], msgspec.Meta(max_length=4096)]

@@ -39,7 +39,7 @@ __all__ = [
 INPUT = "input"
 """The name of the value that the network is given."""
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.\-]+(#[0-9]+)?$")]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.\-]+(#[0-9]+)?\Z")]
 Count = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 Extent = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Margin = Annotated[int, msgspec.Meta(ge=0, le=256)]
