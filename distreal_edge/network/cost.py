@@ -43,13 +43,8 @@ def step_cost(plan: Plan, kept: NDArray[np.bool_], batch: int) -> Cost:
 def _operation_macs(plan: Plan, operation: Operation, kept: NDArray[np.bool_]) -> int:
     if not isinstance(operation, (Conv2d, Linear)):
         return 0
-    weight = plan.parameters[f"{operation.name}.weight"]
-    assert weight.columns is not None, "a weight matrix has columns"
-    outputs = np.count_nonzero(kept[weight.rows], axis=1).astype(object)
-    inputs = np.count_nonzero(kept[weight.columns], axis=1).astype(object)
-    window = prod(operation.kernel) if isinstance(operation, Conv2d) else 1
     places = prod(plan.shapes[operation.name][1:])
-    forward = int((outputs * inputs).sum()) * window * places
+    forward = plan.parameters[f"{operation.name}.weight"].surviving(kept) * places
     # Forward and backward-weights always; backward-data only where there is something to train further up.
     return forward * (3 if operation.inputs[0] in plan.differentiable else 2)
 
@@ -59,10 +54,7 @@ def _peak_bytes(plan: Plan, kept: NDArray[np.bool_], batch: int) -> int:
     # the surviving weights, the images and every value, and the two largest gradients of values on the way back.
     weights = sum(prod(shape) for shape in plan.tensors.values())
     momentum = sum(prod(parameter.shape) for parameter in plan.parameters.values())
-    gradients = sum(
-        int(np.count_nonzero(np.broadcast_to(parameter.touched(kept), parameter.shape)))
-        for parameter in plan.parameters.values()
-    )
+    gradients = sum(parameter.surviving(kept) for parameter in plan.parameters.values())
     values = sorted(_surviving_elements(plan, value, kept) for value in plan.shapes if value != INPUT)
     held = prod(plan.input_shape) + sum(values) + sum(values[-2:])
     return _FLOAT_BYTES * (weights + momentum + gradients + batch * held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -36,6 +37,14 @@ class Parameter:
         if self.columns is None:
             return rows.reshape(-1)
         return self._spread(rows[:, :, None] & kept[self.columns][:, None, :])
+
+    def surviving(self, kept: NDArray[np.bool_]) -> int:
+        """Return how many elements a mini-batch trains, without listing them; `kept` is `Subset.mask`."""
+        rows = np.count_nonzero(kept[self.rows], axis=1).astype(object)
+        if self.columns is None:
+            return int(rows.sum())
+        columns = np.count_nonzero(kept[self.columns], axis=1).astype(object)
+        return int((rows * columns).sum()) * prod(self.shape[2:])
 
     def images_per_element(self, kept: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return on how many images each element was trained, broadcastable to `shape`.
