@@ -7,6 +7,7 @@ with it is said in one sentence.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ import safetensors.numpy
 
 from distreal_edge.errors import NetworkError
 from distreal_edge.network.operations import Operation  # noqa: TC001 - msgspec reads the annotations
-from distreal_edge.network.plan import MAXIMUM_OPERATIONS, Plan
+from distreal_edge.network.plan import MAXIMUM_GROUPS, MAXIMUM_OPERATIONS, Plan
 from distreal_edge.network.preprocessing import Preprocessing  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ __all__ = ["FORMAT_VERSION", "MAXIMUM_FILE_BYTES", "MAXIMUM_HEADER_BYTES", "deco
 
 FORMAT_VERSION = 1
 MAXIMUM_FILE_BYTES = 2**30 + 2**24
-MAXIMUM_HEADER_BYTES = 8 * 2**20
+MAXIMUM_HEADER_BYTES = 4 * 2**20
 _METADATA_KEY = "distreal_edge"
 _LENGTH_BYTES = 8
+_SHOWN_CHARACTERS = 300
 
 
 class _Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +45,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     input_shape: tuple[int, int, int]
     operations: Annotated[tuple[Operation, ...], msgspec.Meta(min_length=1, max_length=MAXIMUM_OPERATIONS)]
-    groups: Annotated[tuple[_Group, ...], msgspec.Meta(max_length=65536)]
+    groups: Annotated[tuple[_Group, ...], msgspec.Meta(max_length=MAXIMUM_GROUPS)]
     rescale: bool
     preprocessing: Preprocessing
 
@@ -89,23 +91,40 @@ def _read_header(data: bytes) -> dict[str, Any]:
     if len(data) < _LENGTH_BYTES + length:
         message = f"the file ends inside its header ({len(data)} of at least {_LENGTH_BYTES + length} bytes)"
         raise NetworkError(message)
-    try:
-        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length], object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        message = f"the header is not JSON: {error}"
-        raise NetworkError(message) from None
+    header = _parse_json(data[_LENGTH_BYTES : _LENGTH_BYTES + length], "the header")
     if not isinstance(header, dict):
         message = "the header is not a JSON object"
         raise NetworkError(message)
     return header
 
 
+def _parse_json(data: bytes, what: str) -> Any:
+    # Stricter than json is by itself: two readers must never see two networks in one file.
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        message = f"{what} is not JSON: {error}"
+        raise NetworkError(message) from None
+
+
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        message = "a key stands twice"
+        repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        message = f"the key {_shown(repeated)!r} stands twice"
         raise ValueError(message)
     return found
+
+
+def _no_constant(name: str) -> Any:
+    message = f"{name} is no number of JSON"
+    raise ValueError(message)
+
+
+def _shown(text: str) -> str:
+    # Words from a file end up in messages, in logs and on terminals.
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:_SHOWN_CHARACTERS])
+    return printable if len(text) <= _SHOWN_CHARACTERS else printable + "..."
 
 
 def _read_plan(header: dict[str, Any]) -> Plan:
@@ -115,13 +134,14 @@ def _read_plan(header: dict[str, Any]) -> Plan:
         message = f"the metadata has no {_METADATA_KEY!r}: safetensors, but not a network of distreal-edge"
         raise NetworkError(message)
     try:
-        version = msgspec.json.decode(text, type=_Version).format
+        plain = _parse_json(text.encode(), "the plan")
+        version = msgspec.convert(plain, type=_Version).format
         if version != FORMAT_VERSION:
             message = f"format version {version} is not known; this program reads version {FORMAT_VERSION}"
             raise NetworkError(message)
-        document = msgspec.json.decode(text, type=_Document)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        message = f"the plan is not valid: {error}"
+        document = msgspec.convert(plain, type=_Document)
+    except (msgspec.ValidationError, UnicodeError) as error:
+        message = f"the plan is not valid: {_shown(str(error))}"
         raise NetworkError(message) from None
     plan = Plan(document.input_shape, document.operations, document.rescale, document.preprocessing)
     stated = [(group.name, group.filters) for group in document.groups]
@@ -146,12 +166,16 @@ def _read_weights(data: bytes, header: dict[str, Any], plan: Plan) -> dict[str, 
             raise NetworkError(message)
     for name in sorted(present):
         if name not in plan.tensors:
-            message = f"tensor {name!r} belongs to no operation of the plan"
+            message = f"tensor {_shown(name)!r} belongs to no operation of the plan"
             raise NetworkError(message)
         entry = header[name]
         shape = plan.tensors[name]
-        if not isinstance(entry, dict) or entry.get("dtype") != "F32" or entry.get("shape") != list(shape):
-            message = f"tensor {name!r} must be F32 {list(shape)}"
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            message = f"tensor {name!r} must be described by dtype, shape and data_offsets"
+            raise NetworkError(message)
+        if entry["dtype"] != "F32" or entry["shape"] != list(shape):
+            stated = _shown(f"{entry['dtype']} {entry['shape']}")
+            message = f"tensor {name!r} must be F32 {list(shape)}, the file says {stated}"
             raise NetworkError(message)
     expected = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     expected += 4 * sum(prod(shape) for shape in plan.tensors.values())
