@@ -40,10 +40,10 @@ class Parameter:
 
     def surviving(self, kept: NDArray[np.bool_]) -> int:
         """Return how many elements a mini-batch trains, without listing them; `kept` is `Subset.mask`."""
-        rows = np.count_nonzero(kept[self.rows], axis=1).astype(object)
+        rows = np.count_nonzero(kept[self.rows], axis=1)
         if self.columns is None:
             return int(rows.sum())
-        columns = np.count_nonzero(kept[self.columns], axis=1).astype(object)
+        columns = np.count_nonzero(kept[self.columns], axis=1)
         return int((rows * columns).sum()) * prod(self.shape[2:])
 
     def images_per_element(self, kept: NDArray[np.bool_], images: NDArray[np.int64]) -> NDArray[np.float64]:
