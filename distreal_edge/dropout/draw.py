@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge.dropout.subset import Subset
-from distreal_edge.errors import ConfigError
+from distreal_edge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,8 +60,14 @@ def check_policy(policy: str) -> Policy:
 def draw_subset(
     sizes: Sequence[int], counts: Sequence[int], rng: np.random.Generator, policy: str, round_number: int = 0
 ) -> Subset:
-    """Draw `counts[g]` survivors of each of the groups with these sizes."""
+    """Draw `counts[g]` survivors of each of the groups with these sizes.
+
+    Raises `ConfigError` for an unknown policy and `DataError` for counts that do not fit the groups.
+    """
     draw = check_policy(policy)
+    if len(counts) != len(sizes) or not all(1 <= keep <= size for keep, size in zip(counts, sizes, strict=True)):
+        message = f"cannot keep {list(counts)} filters of groups with {list(sizes)}: at least one, at most all of each"
+        raise DataError(message)
     return Subset(tuple(draw(size, keep, rng, round_number) for size, keep in zip(sizes, counts, strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,14 +10,16 @@ import msgspec
 
 from distreal_edge.dropout.draw import check_policy
 from distreal_edge.dropout.vectors import check_vector
-from distreal_edge.errors import TableError
+from distreal_edge.errors import ConfigError, DataError, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAXIMUM_ROWS", "MAXIMUM_TABLE_BYTES", "Row", "Table"]
+__all__ = ["MAXIMUM_ROWS", "MAXIMUM_TABLE_BYTES", "SCHEMA_VERSION", "Row", "Table"]
 
+SCHEMA_VERSION = 1
 MAXIMUM_ROWS = 256
+_SHOWN_CHARACTERS = 300
 MAXIMUM_TABLE_BYTES = 16 * 2**20
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -33,9 +36,13 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     vector: Annotated[tuple[Rate, ...], msgspec.Meta(max_length=4096)]
-    macs: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
-    peak_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    macs: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    peak_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     score: float
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    schema: int
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,9 +63,19 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check what types alone do not say; raise `TableError`."""
-        check_policy(self.draw)
+        try:
+            check_policy(self.draw)
+        except ConfigError as error:
+            raise TableError(str(error)) from None
         for number, row in enumerate(self.rows):
-            check_vector(row.vector, self.sizes)
+            try:
+                check_vector(row.vector, self.sizes)
+            except DataError as error:
+                message = f"row {number}: {error}"
+                raise TableError(message) from None
+            if not math.isfinite(row.score):
+                message = f"row {number} scores {row.score}; a score is a finite number"
+                raise TableError(message)
             if number and row.macs <= self.rows[number - 1].macs:
                 message = f"row {number} costs {row.macs} MACs, not more than row {number - 1}; sort the rows by cost"
                 raise TableError(message)
@@ -73,19 +90,24 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def from_bytes(data: bytes, where: str = "table") -> Table:
         """Parse a table from JSON; raise `TableError` that says what is wrong in `where`."""
         if len(data) > MAXIMUM_TABLE_BYTES:
-            message = f"{where}: {len(data)} bytes are more than a table may have ({MAXIMUM_TABLE_BYTES})"
+            message = f"{where}: more than the {MAXIMUM_TABLE_BYTES} bytes that a table may have"
             raise TableError(message)
         try:
+            schema = msgspec.json.decode(data, type=_Schema).schema
+            if schema != SCHEMA_VERSION:
+                message = f"schema version {schema} is not known; this program reads version {SCHEMA_VERSION}"
+                raise TableError(message)
             return msgspec.json.decode(data, type=Table)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            message = f"{where}: not a table of dropout vectors: {error}"
+            message = f"{where}: not a table of dropout vectors: {str(error)[:_SHOWN_CHARACTERS]}"
             raise TableError(message) from None
 
     @staticmethod
     def load(path: str | Path) -> Table:
         """Read a table from a JSON file; raise `TableError` when it is missing or damaged."""
         try:
-            data = Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                data = file.read(MAXIMUM_TABLE_BYTES + 1)
         except OSError as error:
             message = f"{path}: cannot read the table: {error.strerror}"
             raise TableError(message) from None
@@ -109,8 +131,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise TableError(message)
 
     def under(self, ceiling: float) -> tuple[Row, ...]:
-        """Return the rows whose MACs are at most this share of the full network's; the cheapest row always is."""
-        limit = ceiling * self.rows[-1].macs
+        """Return the rows whose MACs are at most this share of the full network's, and always the cheapest row.
+
+        The share is exact to one part in 10^9, so that a ceiling which is a row's own share lets that row through.
+        """
+        limit = ceiling * self.rows[-1].macs * (1.0 + 1e-9)
         return tuple(row for number, row in enumerate(self.rows) if number == 0 or row.macs <= limit)
 
     def best(
