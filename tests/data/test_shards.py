@@ -163,7 +163,7 @@ def test_one_seed_for_both_does_not_correlate_shards_with_held_back_images() -> 
     [("iid", "2574cf5f940f2114"), ("dirichlet", "4119337a79f79549"), ("writer", "24a8f42b0d1ef07b")],
 )
 def test_shards_are_those_of_earlier_versions(kind: Any, digest: str) -> None:
-    # Devices of a federation may cut for themselves: a change here makes old and new ones overlap. It may come from numpy.
+    # Devices may cut for themselves: a change here, or in numpy, would make the shards of old and new ones overlap.
     parts = shard_indices(LABELS, kind=kind, shards=5, seed=2022, writers=np.arange(6000) // 77)
     packed = b"".join(part.astype("<i8").tobytes() + b"|" for part in parts)
     assert hashlib.sha256(packed).hexdigest()[:16] == digest
