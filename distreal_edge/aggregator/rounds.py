@@ -1,0 +1,144 @@
+"""When a round opens and closes: a state machine without sockets, clocks, files or threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distreal_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSettings:
+    """How many rounds, how long and with whom; see `config.Rounds`. All times are seconds.
+
+    `closing_measurement` adds a round at the end in which devices only measure batch-norm statistics.
+    """
+
+    number: int
+    seconds: float
+    upload_seconds: float
+    least_devices: int
+    devices_per_round: int | None
+    seed: int
+    closing_measurement: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the settings fit together."""
+        if self.upload_seconds >= self.seconds:
+            raise ConfigError(
+                f"rounds.upload_seconds ({self.upload_seconds}) must be less than rounds.seconds ({self.seconds})"
+            )
+        if self.devices_per_round is not None and self.devices_per_round < 1:
+            raise ConfigError("rounds.devices_per_round must be at least 1")
+
+    @property
+    def last(self) -> int:
+        """The number of the last round."""
+        return self.number + self.closing_measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Announce a round."""
+
+    number: int
+    selected: tuple[str, ...]
+    opened_s: float
+    train_until_s: float
+    deadline_s: float
+    measure_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Average what has come, store and evaluate; then call `closed`."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Tell everybody that the training is over."""
+
+
+class AggregatorRounds:
+    """The rounds of one federation.
+
+    `done` rounds are closed already; `reopened` is the round that was open when the aggregator stopped, with the
+    devices that had answered.
+    """
+
+    def __init__(
+        self, settings: RoundSettings, *, done: int = 0, reopened: Open | None = None, answered: Iterable[str] = ()
+    ) -> None:
+        """Continue after `done` rounds."""
+        self.settings = settings
+        self.present: set[str] = set()
+        self.done = done
+        self.open: Open | None = reopened
+        self.answered: set[str] = set(answered)
+        self._closing = False
+        self._finished = False
+
+    def device_seen(self, device: str) -> None:
+        """Note that a device is there and can train."""
+        self.present.add(device)
+
+    def device_gone(self, device: str) -> None:
+        """Note that a device went away; what it owes this round it may still bring before the deadline."""
+        self.present.discard(device)
+
+    def update_stored(self, device: str) -> None:
+        """Note that a device's update for the open round is safe."""
+        self.answered.add(device)
+
+    def closed(self) -> None:
+        """Note that the round that `Close` named is averaged and stored."""
+        assert self.open is not None
+        self.done = self.open.number
+        self.open = None
+        self.answered = set()
+        self._closing = False
+
+    def tick(self, now: float) -> list[Open | Close | Finish]:
+        """Return what is due. Only this opens and closes rounds."""
+        if self._finished or self._closing:
+            return []
+        if self.open is not None:
+            # A device that is gone may come back with its update, so that only the deadline gives it up.
+            if now < self.open.deadline_s and not self.answered.issuperset(self.open.selected):
+                return []
+            self._closing = True
+            return [Close(self.open.number)]
+        if self.done >= self.settings.last:
+            self._finished = True
+            return [Finish()]
+        if len(self.present) < self.settings.least_devices:
+            return []
+        number = self.done + 1
+        self.open = Open(
+            number,
+            self._select(number),
+            now,
+            now + self.settings.seconds - self.settings.upload_seconds,
+            now + self.settings.seconds,
+            measure_only=number > self.settings.number,
+        )
+        return [self.open]
+
+    def _select(self, number: int) -> tuple[str, ...]:
+        present = sorted(self.present)
+        count = self.settings.devices_per_round
+        if count is None or count >= len(present):
+            return tuple(present)
+        rng = np.random.default_rng((self.settings.seed, number))
+        chosen = rng.choice(len(present), size=count, replace=False)
+        return tuple(present[position] for position in sorted(chosen.tolist()))

@@ -1,0 +1,37 @@
+"""What changes from round to round: the ceiling and the learning rate. Rounds are counted from 1."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from distreal_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ceiling_at", "check_ceilings", "learning_rate_at"]
+
+
+def check_ceilings(steps: Sequence[tuple[float, float]]) -> None:
+    """Raise `ConfigError` unless the steps `(from share of the rounds, ceiling)` start at 0 and rise in their share."""
+    if not steps or steps[0][0] != 0.0:
+        raise ConfigError("the first ceiling must hold from share 0.0 on")
+    for before, after in pairwise(steps):
+        if not after[0] > before[0]:
+            raise ConfigError(f"ceilings must be in rising order of from_share, but {after[0]} follows {before[0]}")
+
+
+def ceiling_at(steps: Sequence[tuple[float, float]], number: int, rounds: int) -> float:
+    """Return the ceiling of a round; one step is a constant ceiling, several raise (or lower) it in between."""
+    done = (number - 1) / rounds
+    return [ceiling for share, ceiling in steps if share <= done + 1e-9][-1]
+
+
+def learning_rate_at(first: float, final: float | None, number: int, rounds: int) -> float:
+    """Return the learning rate of a round: `first` throughout, or from `first` to `final` along a half cosine."""
+    if final is None or rounds == 1:
+        return first
+    done = min(1.0, (number - 1) / (rounds - 1))
+    return final + (first - final) * (1.0 + math.cos(math.pi * done)) / 2.0

@@ -1,0 +1,58 @@
+"""The command line: `distreal-edge VERB`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from distreal_edge.errors import DistrealError
+
+__all__ = ["main"]
+
+# Verbs are imported when they are asked for: a device's process must not pay for the demo's pictures.
+_VERBS = {
+    "aggregate": "distreal_edge.cli.aggregate",
+    "check-config": "distreal_edge.cli.check_config",
+    "demo": "distreal_edge.cli.demo",
+    "run": "distreal_edge.cli.run",
+    "version": "distreal_edge.cli.version",
+}
+
+
+class _LazyVerbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(import_module(_VERBS[cmd_name]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Train one convolutional network on several small boards, as much of it as each board can spare.
+
+    Exit codes: 0 done, 1 other failure, 2 wrong usage or configuration, 3 network, 4 data, 5 table, 6 broker,
+    7 protocol, 8 state folder, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one line and their exit code."""
+    try:
+        code = cli.main(prog_name="distreal-edge", standalone_mode=False)
+    except DistrealError as error:
+        click.echo(f"distreal-edge: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("distreal-edge: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,82 @@
+"""`distreal-edge run`: one device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from distreal_edge.cli.service import start_logging, stopping_on_signals
+from distreal_edge.config import DeviceConfig, DeviceData, load_config
+
+if TYPE_CHECKING:
+    import threading
+
+    from distreal_edge.config import Resources
+    from distreal_edge.data import Dataset
+    from distreal_edge.device import Board
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The device's TOML file.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Follow this trace of `seconds,cores` instead.")
+def run(path: Path, trace: Path | None) -> None:
+    """Take part in a federation with this board, until stopped."""
+    from distreal_edge import __version__  # noqa: PLC0415 - --help must be quick
+    from distreal_edge.device import DeviceDaemon  # noqa: PLC0415
+
+    start_logging()
+    config = load_config(path, DeviceConfig)
+    with stopping_on_signals() as stop:
+        dataset = load_images(config.data)
+        DeviceDaemon(
+            federation=config.federation,
+            device=config.device,
+            dataset=dataset,
+            board=_board(config.resources, trace, stop),
+            state=Path(config.state),
+            version=__version__,
+            broker={
+                "host": config.broker.host,
+                "port": config.broker.port,
+                "allow_plaintext": config.broker.allow_plaintext,
+            },
+            log_steps=config.log_steps,
+        ).run(stop)
+
+
+def load_images(data: DeviceData) -> Dataset:
+    """Return the images that the configuration names, or this device's shard of them."""
+    from distreal_edge.data import load_dataset, shard_indices, split_off  # noqa: PLC0415
+    from distreal_edge.errors import ConfigError  # noqa: PLC0415
+
+    whole = load_dataset(data.name, root=None if data.root is None else Path(data.root), split="train")
+    shard = data.shard
+    if shard is None:
+        return whole
+    if shard.index >= shard.shards:
+        raise ConfigError(f"data.shard.index is {shard.index}, but there are {shard.shards} shards, counted from 0")
+    rest, _ = split_off(len(whole), shard.held_back, shard.seed)
+    writers = None if whole.writers is None else whole.writers[rest]
+    shards = shard_indices(
+        whole.labels[rest],
+        kind=shard.kind,
+        shards=shard.shards,
+        seed=shard.seed,
+        alpha=shard.alpha,
+        writers=writers,
+        smallest=min(32, len(rest) // shard.shards),
+    )
+    return whole.take(rest[shards[shard.index]])
+
+
+def _board(resources: Resources, trace: Path | None, stop: threading.Event) -> Board:
+    from distreal_edge.device import Monitor, RealBoard, Trace, TraceBoard  # noqa: PLC0415
+
+    path = trace or resources.trace
+    if path is None:
+        return RealBoard(Monitor(resources.most_cores))
+    return TraceBoard(Trace.load(path), core_speed=resources.core_speed, stop=stop)

@@ -1,0 +1,32 @@
+"""One TOML file per role, checked before anything starts."""
+
+from __future__ import annotations
+
+from distreal_edge.config.device import DeviceConfig, DeviceData, Resources
+from distreal_edge.config.federation import (
+    CeilingStep,
+    Evaluation,
+    FederationConfig,
+    NetworkChoice,
+    Rounds,
+    TableChoice,
+    Training,
+)
+from distreal_edge.config.fields import Broker, Shard
+from distreal_edge.config.load import load_config
+
+__all__ = [
+    "Broker",
+    "CeilingStep",
+    "DeviceConfig",
+    "DeviceData",
+    "Evaluation",
+    "FederationConfig",
+    "NetworkChoice",
+    "Resources",
+    "Rounds",
+    "Shard",
+    "TableChoice",
+    "Training",
+    "load_config",
+]

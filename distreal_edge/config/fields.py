@@ -1,0 +1,47 @@
+"""Field types that both roles' files use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+__all__ = ["Broker", "Fraction", "Identifier", "Number", "Positive", "Shard", "Text", "Whole"]
+
+Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
+Whole = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
+Fraction = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Broker(Section, frozen=True):
+    """Where the MQTT broker listens.
+
+    Without TLS only a broker on this machine is accepted, unless `allow_plaintext` says that the network in between is
+    trusted.
+    """
+
+    host: Text = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+    allow_plaintext: bool = False
+
+
+class Shard(Section, frozen=True):
+    """Which part of a dataset this device holds, when boards share one dataset for an experiment.
+
+    The same `kind`, `shards`, `alpha`, `seed` and `held_back` on every device cut the dataset without overlap;
+    `held_back` images are left to the aggregator.
+    """
+
+    kind: Literal["iid", "dirichlet", "writer"]
+    shards: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=99_999)]
+    alpha: Positive = 0.5
+    seed: Number = 0
+    held_back: Number = 0

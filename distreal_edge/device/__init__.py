@@ -1,0 +1,37 @@
+"""One board: what it can spare, which rows it trains, and how its updates get to the aggregator."""
+
+from __future__ import annotations
+
+from distreal_edge.device.board import Availability, Board, Ran, RealBoard, TraceBoard
+from distreal_edge.device.daemon import DeviceDaemon
+from distreal_edge.device.monitor import Monitor
+from distreal_edge.device.pace import Choice, Pace, Speed
+from distreal_edge.device.rounds import DeviceRounds
+from distreal_edge.device.spool import Spool
+from distreal_edge.device.trace import Trace
+from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
+from distreal_edge.device.update import Update, UpdateHeader, decode_update, encode_update, most_bytes
+
+__all__ = [
+    "Availability",
+    "Board",
+    "Choice",
+    "DeviceDaemon",
+    "DeviceRounds",
+    "MiniBatch",
+    "Monitor",
+    "Pace",
+    "Ran",
+    "RealBoard",
+    "Speed",
+    "Spool",
+    "Trace",
+    "TraceBoard",
+    "Update",
+    "UpdateHeader",
+    "decode_update",
+    "encode_update",
+    "measure_speed",
+    "most_bytes",
+    "train_round",
+]

@@ -1,0 +1,120 @@
+"""The thread that trains: one round after the other, beside the thread that talks to the broker."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distreal_edge.device.pace import Speed
+from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
+from distreal_edge.device.update import encode_update
+from distreal_edge.dropout import Table, check_policy
+from distreal_edge.errors import DistrealError
+from distreal_edge.network import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distreal_edge.data import Dataset
+    from distreal_edge.device.board import Board
+    from distreal_edge.device.spool import Spool
+    from distreal_edge.transport import Manifest
+
+__all__ = ["Finished", "Worker"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a round's training ended: with an update in the spool, or, when `uid` is None, for this `reason`."""
+
+    round_number: int
+    uid: str | None
+    reason: str = ""
+
+
+class Worker:
+    """Train rounds in a thread of its own, and put their updates into the spool.
+
+    What ended is found in `finished`; `report` is called in the thread after every mini-batch.
+    """
+
+    def __init__(
+        self, *, device: str, dataset: Dataset, board: Board, spool: Spool, report: Callable[[MiniBatch], None]
+    ) -> None:
+        """Prepare a worker; nothing runs yet."""
+        self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
+        self._device = device
+        self._dataset = dataset
+        self._board = board
+        self._spool = spool
+        self._report = report
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._speeds: dict[str, Speed] = {}
+
+    def start(self, manifest: Manifest, model: bytes, table: bytes) -> None:
+        """Start a round; the one before must have ended."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(manifest, model, table, self._stop), name="trainer", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the mini-batch at hand, and throw away what was trained."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended, at most so long."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> None:
+        try:
+            uid = self._train(manifest, model, table, stop)
+            outcome = Finished(manifest.number, uid, "" if uid else "stopped")
+        except DistrealError as error:
+            outcome = Finished(manifest.number, None, str(error))
+        except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: the daemon must hear of it and go on
+            _log.exception("round %d: training failed", manifest.number)
+            outcome = Finished(manifest.number, None, f"{type(error).__name__}: {error}")
+        self.finished.put(outcome)
+
+    def _train(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> str | None:
+        check_policy(manifest.draw)
+        network = Network.from_bytes(model, "the round's model")
+        rows = Table.from_bytes(table, "the round's table")
+        rows.check_network(network.digest, network.plan.sizes)
+        speed = self._speed(manifest, network, rows)
+        uid = secrets.token_hex(16)
+        update = train_round(
+            manifest=manifest,
+            network=network,
+            table=rows,
+            dataset=self._dataset,
+            device=self._device,
+            uid=uid,
+            board=self._board,
+            speed=speed,
+            stopped=stop.is_set,
+            report=self._report,
+        )
+        if stop.is_set():
+            return None
+        self._spool.add(uid, manifest.number, encode_update(update))
+        return uid
+
+    def _speed(self, manifest: Manifest, network: Network, table: Table) -> Speed:
+        # What was learned about this board's speed holds for as long as the table does.
+        digest = manifest.table.digest
+        if digest not in self._speeds:
+            per_mac = measure_speed(network, table, self._dataset, self._board, manifest.training.batch)
+            _log.info("this board takes %.3g s of one core per 1e9 multiply-accumulates", per_mac * 1e9)
+            self._speeds = {digest: Speed(table, per_mac)}
+        return self._speeds[digest]
