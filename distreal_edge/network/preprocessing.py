@@ -42,12 +42,9 @@ def augment(images: NDArray[_Pixel], preprocessing: Preprocessing, rng: np.rando
     if margin:
         corners = rng.integers(0, 2 * margin, size=(count, 2), endpoint=True)
         padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
-        images = np.stack(
-            [
-                image[:, top : top + height, left : left + width]
-                for image, (top, left) in zip(padded, corners, strict=True)
-            ]
-        )
+        images = np.empty_like(images)
+        for cropped, image, (top, left) in zip(images, padded, corners, strict=True):
+            cropped[...] = image[:, top : top + height, left : left + width]
     if preprocessing.horizontal_flip:
         flips = rng.integers(0, 1, size=count, endpoint=True).astype(np.bool_)
         images = np.where(flips.reshape(-1, 1, 1, 1), images[..., ::-1], images)
