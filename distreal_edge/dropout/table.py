@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAXIMUM_ROWS", "MAXIMUM_TABLE_BYTES", "SCHEMA_VERSION", "Row", "Table"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MAXIMUM_ROWS = 256
 _SHOWN_CHARACTERS = 300
 MAXIMUM_TABLE_BYTES = 16 * 2**20
