@@ -459,7 +459,8 @@ class Aggregator:
             return opened.number, with_statistics(after, measure_statistics(after, self._calibration, self._threads))
         if not after.plan.statistics:
             return opened.number, after
-        return (opened.number - 1, received) if measured else None
+        # A round that only measured left the model as it was received.
+        return (opened.number if opened.measure_only else opened.number - 1, received) if measured else None
 
     def _finish(self) -> None:
         self._phase = "finished"
