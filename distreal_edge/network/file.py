@@ -185,7 +185,7 @@ def _read_weights(data: bytes, header: dict[str, Any], plan: Plan) -> dict[str, 
     try:
         weights: dict[str, NDArray[np.float32]] = safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
-        message = f"not a sound safetensors file: {error}"
+        message = f"not a sound safetensors file: {_shown(str(error))}"
         raise NetworkError(message) from None
     check_weights(plan, weights)
     return {name: weights[name] for name in plan.tensors}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -362,3 +363,23 @@ def test_a_file_over_the_cap_is_refused_before_it_is_read(tmp_path: Path) -> Non
         file.truncate(MAXIMUM_FILE_BYTES + 1)  # sparse: takes no space
     with pytest.raises(NetworkError, match="more than the 1090519040 bytes that a network file may have"):
         Network.load(path)
+
+
+_watched: list[list[str]] = []
+
+
+def _note_event(event: str, _arguments: tuple[object, ...]) -> None:
+    for events in _watched:
+        events.append(event)
+
+
+def test_reading_a_network_executes_imports_and_opens_nothing(data: bytes) -> None:
+    Network.from_bytes(data)  # what the interpreter imports by itself on the first call is not the file's doing
+    sys.addaudithook(_note_event)  # cannot be taken back, but is deaf outside these lines
+    events: list[str] = []
+    _watched.append(events)
+    try:
+        Network.from_bytes(data)
+    finally:
+        _watched.remove(events)
+    assert not {"exec", "compile", "import", "pickle.find_class", "open", "os.system", "subprocess.Popen"} & set(events)
