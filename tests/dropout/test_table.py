@@ -214,6 +214,7 @@ def test_the_best_row_in_figures() -> None:
     assert table.best(seconds=0.16, seconds_per_mac=1e-6, threads=2.0) is full
     assert table.best(seconds=0.01, seconds_per_mac=1e-6) is cheap
     assert table.best(seconds=1.0, seconds_per_mac=1e-6, memory_bytes=25000) is full
-    assert table.best(seconds=1.0, seconds_per_mac=1e-6, memory_bytes=15000) is cheap
+    assert table.best(seconds=1.0, seconds_per_mac=1e-6, memory_bytes=20000) is full
+    assert table.best(seconds=1.0, seconds_per_mac=1e-6, memory_bytes=19999) is cheap
     assert table.best(seconds=1.0, seconds_per_mac=1e-6, ceiling=0.5) is middle
     assert table.best(seconds=0.1, seconds_per_mac=1e-6, batch=8) is full
