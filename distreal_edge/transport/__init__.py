@@ -1,0 +1,80 @@
+"""MQTT between devices and the aggregator: topics, messages, chunks, the session, and a broker to go with a demo."""
+
+from __future__ import annotations
+
+from distreal_edge.transport.chunks import (
+    CHUNK_BYTES,
+    FRAME_BYTES,
+    LARGEST_BLOB_BYTES,
+    Assembler,
+    FrameReader,
+    Progress,
+    chunk_count,
+    split,
+)
+from distreal_edge.transport.delivery import Delivery
+from distreal_edge.transport.embedded_broker import EmbeddedBroker
+from distreal_edge.transport.inbox import Connected, Disconnected, Event, Message
+from distreal_edge.transport.messages import (
+    Ack,
+    AggregatorHealth,
+    AggregatorState,
+    BlobReference,
+    DeviceHealth,
+    DeviceState,
+    Manifest,
+    Training,
+    Want,
+    decode,
+    encode,
+)
+from distreal_edge.transport.session import Session
+from distreal_edge.transport.tls import TlsFiles
+from distreal_edge.transport.topics import (
+    AggregatorTopic,
+    BlobTopic,
+    DeviceTopic,
+    RoundTopic,
+    Topic,
+    Topics,
+    UpdateTopic,
+    check_name,
+)
+
+__all__ = [
+    "CHUNK_BYTES",
+    "FRAME_BYTES",
+    "LARGEST_BLOB_BYTES",
+    "Ack",
+    "AggregatorHealth",
+    "AggregatorState",
+    "AggregatorTopic",
+    "Assembler",
+    "BlobReference",
+    "BlobTopic",
+    "Connected",
+    "Delivery",
+    "DeviceHealth",
+    "DeviceState",
+    "DeviceTopic",
+    "Disconnected",
+    "EmbeddedBroker",
+    "Event",
+    "FrameReader",
+    "Manifest",
+    "Message",
+    "Progress",
+    "RoundTopic",
+    "Session",
+    "TlsFiles",
+    "Topic",
+    "Topics",
+    "Training",
+    "UpdateTopic",
+    "Want",
+    "check_name",
+    "chunk_count",
+    "decode",
+    "encode",
+    "split",
+]

@@ -1,0 +1,306 @@
+"""A session with the broker that outlives its connections: it reconnects, resubscribes and republishes by itself."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Self
+
+from distreal_edge.errors import ConfigError, TransportError
+from distreal_edge.transport.connection import Connection, Ending, Endpoint
+from distreal_edge.transport.delivery import DELIVERY_TIMEOUT_S, Delivery
+from distreal_edge.transport.inbox import Connected, Disconnected, Inbox
+from distreal_edge.transport.tls import TlsFiles, check_plaintext, tls_context
+from distreal_edge.transport.topics import check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import TracebackType
+
+__all__ = ["Session", "full_jitter_s"]
+
+_log = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 30.0
+CLOSE_TIMEOUT_S = 3.0
+STOP_CHECK_S = 0.5
+
+
+def full_jitter_s(attempt: int, fraction: float) -> float:
+    """Return how long to wait before connection `attempt` (1, 2, ...): `fraction` (0 to 1) of a doubling, capped delay.
+
+    Full jitter, so that a hundred devices do not come back at once when the broker does.
+    """
+    return fraction * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20))
+
+
+class Session:
+    """A context manager around an MQTT 5 session; entering returns at once, connecting goes on in the background.
+
+    Take what happens from `events`: `Message`, `Connected`, `Disconnected`; the queue is bounded, and not taking slows
+    the broker down. After every connect the subscriptions are made again and the last payload of every
+    `publish_retained` topic is published again. A session starts clean and ends with its connection: whatever was not
+    acknowledged then has failed, and its sender is told. A refusal by the broker or by TLS is final: see `failure`.
+
+    On leaving, the will is published by us, so that the others know at once. `host` must be this machine, or `tls`
+    given, or `allow_plaintext` set; wrong arguments raise ConfigError.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        client_id: str,
+        will_topic: str | None = None,
+        will_payload: bytes | None = None,
+        keepalive_s: int = 30,
+        username: str | None = None,
+        password: str | None = None,
+        tls: TlsFiles | None = None,
+        allow_plaintext: bool = False,
+    ) -> None:
+        check_name(client_id, "client id")
+        if not 1 <= port <= 65_535:
+            raise ConfigError(f"broker port {port}: must be from 1 to 65535")
+        if not 1 <= keepalive_s <= 3600:
+            raise ConfigError(f"keepalive_s {keepalive_s}: must be from 1 to 3600 seconds")
+        if (will_topic is None) != (will_payload is None):
+            raise ConfigError("a will needs both will_topic and will_payload")
+        if password is not None and username is None:
+            raise ConfigError("a password needs a username")
+        if tls is None:
+            check_plaintext(host, allowed=allow_plaintext)
+        self._endpoint = Endpoint(
+            host=host,
+            port=port,
+            client_id=client_id,
+            keepalive_s=keepalive_s,
+            will=None if will_topic is None or will_payload is None else (will_topic, will_payload),
+            username=username,
+            password=password,
+            tls=None if tls is None else tls_context(tls),
+        )
+        self.events = Inbox()
+        self.failure: TransportError | None = None
+        self._subscriptions: dict[str, int] = {}
+        self._retained: dict[str, tuple[bytes, int]] = {}
+        self._connection: Connection | None = None
+        self._ready: Delivery | None = None  # the latest subscribe of this connection
+        self._last_reason = ""
+        self._stop = threading.Event()
+        # Guards everything above. Held while subscribing and while publishing retained state, so that a reconnect
+        # cannot put an older payload after a newer one.
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"mqtt {client_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Publish the will, disconnect and end the background thread; at most a few seconds, and safe to call twice."""
+        if self._endpoint.will is not None and self.connected:
+            topic, payload = self._endpoint.will
+            try:
+                self.publish(topic, payload, retain=True).wait(CLOSE_TIMEOUT_S)
+            except TransportError as failure:
+                _log.info("the last word could not be said: %s", failure)
+        self._stop.set()
+        with self._changed:
+            connection = self._connection
+        if connection is not None:
+            connection.close()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has accepted the present connection."""
+        with self._changed:
+            return self._ready is not None
+
+    def wait_connected(self, timeout_s: float) -> None:
+        """Return once connected and subscribed; raise TransportError after `timeout_s`, or at once when refused."""
+        give_up_s = time.monotonic() + timeout_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready is not None or self.failure is not None, timeout_s)
+            if self.failure is not None:
+                raise self.failure
+            if self._ready is None:
+                reason = f" ({self._last_reason})" if self._last_reason else ""
+                raise TransportError(
+                    f"{self._endpoint}: no connection after {timeout_s:g} s{reason}; is the broker running?"
+                )
+            ready = self._ready
+        ready.wait(max(0.0, give_up_s - time.monotonic()))
+
+    def subscribe(self, *filters: str, qos: int = 1) -> Delivery:
+        """Ask for topics, now and after every reconnect. The Delivery fails when the broker refuses."""
+        with self._changed:
+            self._subscriptions.update(dict.fromkeys(filters, qos))
+            if self._connection is None:
+                return self._not_connected(f"subscribe to {', '.join(filters)}")
+            delivery = self._connection.subscribe(dict.fromkeys(filters, qos))
+            if self._ready is not None:
+                self._ready = delivery  # the broker answers in order, so the newest tells of all
+            return delivery
+
+    def unsubscribe(self, *filters: str) -> Delivery:
+        """Ask for topics no longer."""
+        with self._changed:
+            for topic in filters:
+                self._subscriptions.pop(topic, None)
+            if self._connection is None:
+                return self._not_connected(f"unsubscribe from {', '.join(filters)}")
+            return self._connection.unsubscribe(list(filters))
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> Delivery:
+        """Publish once, on the present connection. Without one the Delivery has failed already: nothing is kept.
+
+        Raises TransportError when the message is larger than the broker takes.
+        """
+        with self._changed:
+            connection = self._connection
+        if connection is None:
+            return self._not_connected(f"publish to {topic}")
+        return connection.publish(topic, payload, qos=qos, retain=retain)
+
+    def publish_retained(self, topic: str, payload: bytes, *, qos: int = 1) -> Delivery:
+        """Publish retained now if connected, and again after every reconnect, until the next call for this topic.
+
+        An empty payload clears the topic at the broker and here. Raises TransportError when the message is too large.
+        """
+        with self._changed:
+            if payload:
+                self._retained[topic] = (payload, qos)
+            else:
+                self._retained.pop(topic, None)
+            if self._connection is None:
+                return self._not_connected(f"publish to {topic}")
+            return self._connection.publish(topic, payload, qos=qos, retain=True)
+
+    def send_frames(
+        self,
+        topic_of_index: Callable[[int], str],
+        frames: Iterable[tuple[int, bytes]],
+        *,
+        window: int = 4,
+        stop: threading.Event | None = None,
+        timeout_s: float = DELIVERY_TIMEOUT_S,
+    ) -> int:
+        """Publish (index, frame) pairs with at most `window` unacknowledged by the broker; return how many it took.
+
+        Blocks. Ends early, without an error, once `stop` is set. Raises TransportError when the connection is lost, or
+        an acknowledgement takes longer than `timeout_s`: send again what the receiver then says is missing.
+        """
+        open_deliveries: deque[Delivery] = deque()
+        taken = 0
+
+        def settle_down_to(most: int) -> bool:
+            nonlocal taken
+            while len(open_deliveries) > most:
+                if not _wait_unless(stop, open_deliveries[0], timeout_s):
+                    return False
+                open_deliveries.popleft()
+                taken += 1
+            return True
+
+        for index, frame in frames:
+            if not settle_down_to(window - 1) or (stop is not None and stop.is_set()):
+                return taken
+            open_deliveries.append(self.publish(topic_of_index(index), frame))
+        settle_down_to(0)
+        return taken
+
+    def _not_connected(self, what: str) -> Delivery:
+        delivery = Delivery(f"{self._endpoint}, {what}")
+        delivery.settle(self.failure or TransportError(f"{delivery.what}: not connected"))
+        return delivery
+
+    # -- in the background thread ----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._supervise()
+        except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: a fault of ours must not end it silently
+            _log.exception("%s: a fault in this program ends the session", self._endpoint)
+            self._on_ended(Ending(f"a fault in this program: {error!r}", final=True))
+
+    def _supervise(self) -> None:
+        attempt = 0
+        while not self._stop.is_set():
+            # An owner that does not take what has arrived gets no more.
+            while not self.events.has_room and not self._stop.wait(STOP_CHECK_S):
+                pass
+            began_s = time.monotonic()
+            connection = Connection(self._endpoint, self.events, self._on_connected)
+            with self._changed:
+                self._connection = connection
+                if self._stop.is_set():
+                    connection.close()
+            ending = connection.run()
+            self._on_ended(ending)
+            if ending.final:
+                return
+            lasted = ending.was_connected and time.monotonic() - began_s > LONGEST_DELAY_S
+            attempt = 1 if lasted else attempt + 1
+            self._stop.wait(full_jitter_s(attempt, random.random()))
+
+    def _on_connected(self, session_present: bool) -> None:
+        with self._changed:
+            assert self._connection is not None
+            # Before anything that the subscriptions may bring.
+            self.events.put_nowait(Connected(session_present))
+            if self._subscriptions:
+                ready = self._connection.subscribe(self._subscriptions)
+            else:
+                ready = Delivery("nothing to subscribe")
+                ready.settle()
+            for topic, (payload, qos) in self._retained.items():
+                try:
+                    self._connection.publish(topic, payload, qos=qos, retain=True)
+                except TransportError as failure:
+                    _log.error("%s", failure)
+            self._ready, self._last_reason = ready, ""
+            self._changed.notify_all()
+        _log.info("connected to %s as %s", self._endpoint, self._endpoint.client_id)
+
+    def _on_ended(self, ending: Ending) -> None:
+        with self._changed:
+            self._connection = self._ready = None
+            news = ending.reason != self._last_reason
+            self._last_reason = ending.reason
+            if ending.final:
+                self.failure = TransportError(f"{self._endpoint}: {ending.reason}")
+            self._changed.notify_all()
+        if self._stop.is_set():
+            return
+        if ending.was_connected or ending.final:
+            self.events.put_nowait(Disconnected(ending.reason, final=ending.final))
+        if ending.final:
+            _log.error("%s: gave up: %s", self._endpoint, ending.reason)
+        elif ending.was_connected:
+            _log.warning("lost %s: %s; connecting again", self._endpoint, ending.reason)
+        elif news:
+            _log.warning("cannot reach %s: %s; trying until it answers", self._endpoint, ending.reason)
+
+
+def _wait_unless(stop: threading.Event | None, delivery: Delivery, timeout_s: float) -> bool:
+    """Wait for `delivery`, but return False as soon as `stop` is set."""
+    give_up_s = time.monotonic() + timeout_s
+    while not delivery.settled and time.monotonic() < give_up_s - STOP_CHECK_S:
+        if stop is not None and stop.is_set():
+            return False
+        delivery.wait_settled(STOP_CHECK_S)
+    delivery.wait(max(0.0, give_up_s - time.monotonic()))
+    return True
