@@ -183,7 +183,7 @@ def _widening() -> bytes:
 
 def _much_to_join() -> bytes:
     operations = [_conv("v0", 1)]
-    operations += [_two("concat", f"v{n}", *["v0"] * 40) for n in range(1, 4000)]
+    operations += [_two("concat", f"v{n}", *["v0"] * 20) for n in range(1, 4000)]
     return _file([*operations, *_head("v1")])
 
 
