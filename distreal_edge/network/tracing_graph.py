@@ -17,7 +17,7 @@ from distreal_edge.errors import NetworkError
 from distreal_edge.network.tracing_modules import find_handler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
 __all__ = ["follow_forward"]
@@ -40,17 +40,20 @@ _FORWARD_ERRORS = (
 def follow_forward(module: Any) -> fx.Graph:
     """Return the calls of the module's forward, in training mode, as a graph.
 
-    Every node's `meta` has `place`, the author's line ("net.py:12" or ""), and `inside`, the path of the module whose
-    forward made the call. Raises `NetworkError` when forward does not make the same calls for all images.
+    Every node's `meta` has `place`, the author's line ("net.py:12" or ""), `inside`, the path of the module whose
+    forward made the call, and `trains`, whether gradients flow through it. Raises `NetworkError` when forward does not
+    make the same calls for all images.
     """
     _check_module(module)
-    with _left_as_it_was(module):
+    with _left_as_it_was(module), torch.enable_grad():
         try:
-            return _Tracer().trace(module, _plain_defaults(module))
+            return _Tracer(module).trace(module, _plain_defaults(module))
         except _FORWARD_ERRORS as error:
             place = _author_place(frame for frame, _ in traceback.walk_tb(error.__traceback__))
             where = f" ({place})" if place else ""
-            if isinstance(error, TraceError) and "control flow" in str(error):
+            if isinstance(error, NetworkError):
+                reason = str(error)
+            elif isinstance(error, TraceError) and "control flow" in str(error):
                 reason = (
                     "an if, a loop or an assertion depends on the images or on their shape; forward must make the same "
                     "calls for all images, so decide in __init__ instead"
@@ -80,6 +83,22 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._parts = frozenset(module.modules())
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if m in self._parts:
+            return super().call_module(m, forward, args, kwargs)
+        if m.state_dict():
+            raise NetworkError(
+                f"it calls a {type(m).__name__} that is no part of the module; make it in __init__, and keep several "
+                "in an nn.ModuleList"
+            )
+        return forward(*args, **kwargs)  # such as nn.ReLU()(x): as good as the function
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return find_handler(m) is not None or super().is_leaf_module(m, module_qualified_name)
 
@@ -90,6 +109,7 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         node.meta["place"] = _author_place(_callers())
         node.meta["inside"] = self.scope.module_path
+        node.meta["trains"] = torch.is_grad_enabled()
         return node
 
 
@@ -123,16 +143,16 @@ def _check_module(module: Any) -> None:
         raise NetworkError(f"cannot trace a bare {kind}: put it into an nn.Sequential, so that it has a name")
     if module._forward_hooks or module._forward_pre_hooks:  # noqa: SLF001 - there is no public way to ask
         raise NetworkError(f"cannot trace {kind}: it has forward hooks, which a plan cannot hold; remove them first")
+    parameters = inspect.signature(module.forward).parameters.values()
     required = [
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if parameter.default is parameter.empty
+        parameter
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind.name not in {"VAR_POSITIONAL", "VAR_KEYWORD"}
     ]
-    variadic = inspect.getfullargspec(module.forward).varargs
-    if len(required) != 1 or variadic:
+    if len(required) != 1:
         raise NetworkError(
-            f"cannot trace {kind}: its forward takes the inputs ({', '.join(required)}), and a network has exactly "
-            "one, the images"
+            f"cannot trace {kind}: its forward takes ({', '.join(str(parameter) for parameter in parameters)}), and a "
+            "network has exactly one input, the images"
         )
 
 

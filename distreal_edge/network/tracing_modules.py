@@ -41,10 +41,10 @@ def find_handler(module: nn.Module) -> Handler | None:
 
 
 def _conv2d(recorder: Recorder, path: str, module: nn.Conv2d, value: Value) -> Value:
+    tensors = _tensors(module, "weight", "bias")
     _check_channels(value, module.in_channels, axes=4)
     if module.padding_mode != "zeros":
         raise NetworkError(f"padding_mode {module.padding_mode!r} is not possible; a plan pads with zeros only")
-    tensors = _tensors(module, "weight", "bias")
     return recorder.add(
         Conv2d,
         value,
@@ -93,8 +93,8 @@ def _batch_norm(recorder: Recorder, path: str, module: nn.BatchNorm1d | nn.Batch
 
 
 def _linear(recorder: Recorder, path: str, module: nn.Linear, value: Value) -> Value:
-    _check_channels(value, module.in_features, axes=2)
     tensors = _tensors(module, "weight", "bias")
+    _check_channels(value, module.in_features, axes=2)
     return recorder.add(
         Linear,
         value,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from distreal_edge.errors import NetworkError
+from distreal_edge.network.operations import INPUT
 from distreal_edge.network.tracing_functions import FUNCTIONS, METHODS
 from distreal_edge.network.tracing_hints import advice_for
 from distreal_edge.network.tracing_modules import find_handler
@@ -39,12 +40,18 @@ def read_operations(module: nn.Module, graph: fx.Graph, input_shape: Shape) -> l
     for node in graph.nodes:
         if node.op == "placeholder":
             first = not known
-            known[node] = recorder.input if first else Refusal(f"forward uses its optional argument {node.target!r}")
+            known[node] = recorder.input if first else _refuse_argument(node)
         elif node.op == "output":
             return recorder.live(_check_output(fx.map_arg(node.args[0], lambda read: known[read])))
         else:
             _read_call(recorder, module, node, known)
     raise AssertionError("a graph of torch.fx ends with its output")
+
+
+def _refuse_argument(node: fx.Node) -> Refusal:
+    return Refusal(
+        f"cannot trace forward: it uses its argument {node.target!r}, and a network has exactly one input, the images"
+    )
 
 
 def _read_call(recorder: Recorder, module: nn.Module, node: fx.Node, known: dict[fx.Node, Any]) -> None:
@@ -66,6 +73,8 @@ def _read_call(recorder: Recorder, module: nn.Module, node: fx.Node, known: dict
 
 def _call(recorder: Recorder, module: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
     handler: Callable[..., Any]
+    if not node.meta["trains"]:
+        raise NetworkError("it stands under torch.no_grad(), but a network trains every weight; remove no_grad")
     match node.op, node.target:
         case "get_attr", _:
             raise NetworkError(
@@ -131,13 +140,15 @@ def _write(result: Any, written: Value, known: dict[fx.Node, Any]) -> Any:
 def _check_output(output: Any) -> Value:
     if isinstance(output, (tuple, list, dict)):
         raise NetworkError(
-            f"cannot trace forward: it returns {len(output)} values in a {type(output).__name__}; it must return the "
+            f"cannot trace forward: it returns a collection of {len(output)} values; it must return the "
             "class scores alone, also in training mode"
         )
     if isinstance(output, Refusal):
         raise NetworkError(output.message)
     if not isinstance(output, Value):
         raise NetworkError(f"cannot trace forward: it returns {output!r}; it must return the class scores")
+    if output.name == INPUT:
+        raise NetworkError("cannot trace forward: it returns the images that it was given; it must return class scores")
     if output.axes != 2:
         raise NetworkError(
             f"cannot trace forward: it returns maps {output.shape}; it must return class scores [N, classes]: end with "
@@ -156,7 +167,7 @@ def _describe_call(module: nn.Module, node: fx.Node) -> str:
         case "call_module":
             what = f"{type(module.get_submodule(name)).__name__} {name!r}"
         case "get_attr":
-            what = f"the tensor {name!r}"
+            what = "a constant tensor" if name.startswith("_tensor_constant") else f"the tensor {name!r}"
         case "call_method":
             what = f"Tensor.{name}()"
         case _:

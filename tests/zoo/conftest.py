@@ -7,19 +7,25 @@ path, so that the very same code also builds the physically smaller networks.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def full(name, filters):
+    Width = Callable[[str, int], int]
+
+
+def full(_name: str, filters: int) -> int:
     return filters
 
 
 class BasicBlock(nn.Module):
-    def __init__(self, path, in_channels, inner, out_channels, stride):
+    def __init__(self, in_channels: int, inner: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, inner, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
@@ -32,7 +38,7 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         identity = x
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
@@ -43,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, blocks, classes, in_channels, image_size, width=full):
+    def __init__(self, blocks: int, classes: int, in_channels: int, _image_size: int, width: Width = full) -> None:
         super().__init__()
         channels = width("conv1", 16)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
@@ -56,13 +62,13 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 inner = width(f"layer{stage}.{block}.conv1", filters)
                 stride = 2 if stage > 1 and block == 0 else 1
-                layer.append(BasicBlock(f"layer{stage}.{block}", channels, inner, stream, stride))
+                layer.append(BasicBlock(channels, inner, stream, stride))
                 channels = stream
             self.add_module(f"layer{stage}", nn.Sequential(*layer))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = torch.flatten(self.avgpool(x), 1)
@@ -70,7 +76,7 @@ class ResNet(nn.Module):
 
 
 class DenseLayer(nn.Sequential):
-    def __init__(self, in_channels, bottleneck, growth):
+    def __init__(self, in_channels: int, bottleneck: int, growth: int) -> None:
         super().__init__()
         self.add_module("norm1", nn.BatchNorm2d(in_channels))
         self.add_module("relu1", nn.ReLU(inplace=True))
@@ -79,12 +85,12 @@ class DenseLayer(nn.Sequential):
         self.add_module("relu2", nn.ReLU(inplace=True))
         self.add_module("conv2", nn.Conv2d(bottleneck, growth, 3, padding=1, bias=False))
 
-    def forward(self, features):
+    def forward(self, features: list[Tensor]) -> Tensor:
         return super().forward(torch.cat(features, 1))
 
 
 class DenseBlock(nn.ModuleDict):
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         features = [x]
         for layer in self.values():
             features.append(layer(features))
@@ -92,7 +98,7 @@ class DenseBlock(nn.ModuleDict):
 
 
 class DenseNet(nn.Module):
-    def __init__(self, classes, in_channels, image_size, width=full):
+    def __init__(self, classes: int, in_channels: int, image_size: int, width: Width = full) -> None:
         super().__init__()
         channels = width("features.conv0", 24)
         nominal = 24
@@ -120,7 +126,7 @@ class DenseNet(nn.Module):
         self.features.add_module("norm_final", nn.BatchNorm2d(channels))
         self.classifier = nn.Linear(channels, classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         features = self.features(x)
         out = functional.relu(features, inplace=True)
         out = functional.adaptive_avg_pool2d(out, (1, 1))
@@ -128,7 +134,7 @@ class DenseNet(nn.Module):
 
 
 class SmallVgg(nn.Module):
-    def __init__(self, classes, in_channels, image_size, width=full):
+    def __init__(self, classes: int, in_channels: int, image_size: int, width: Width = full) -> None:
         super().__init__()
         layers = []
         channels = in_channels
@@ -142,20 +148,20 @@ class SmallVgg(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * (image_size // 8) ** 2, classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         return self.classifier(x.view(x.size(0), -1))
 
 
 class FemnistCnn(nn.Module):
-    def __init__(self, classes, in_channels, image_size, width=full):
+    def __init__(self, classes: int, in_channels: int, image_size: int, width: Width = full) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width("conv1", 32), 5, padding=2)
         self.conv2 = nn.Conv2d(width("conv1", 32), width("conv2", 64), 5, padding=2)
         self.fc1 = nn.Linear(width("conv2", 64) * (image_size // 4) ** 2, 512)
         self.fc2 = nn.Linear(512, classes)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
         x = functional.relu(self.fc1(x.flatten(1)))
@@ -163,7 +169,7 @@ class FemnistCnn(nn.Module):
 
 
 class ConvNormActivation(nn.Sequential):
-    def __init__(self, in_channels, out_channels, kernel, stride=1, groups=1):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels),
@@ -172,7 +178,9 @@ class ConvNormActivation(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, in_channels, hidden, out_channels, stride, residual, expand):
+    def __init__(
+        self, in_channels: int, hidden: int, out_channels: int, stride: int, *, residual: bool, expand: bool
+    ) -> None:
         super().__init__()
         self.use_res_connect = residual
         layers = [ConvNormActivation(in_channels, hidden, 1)] if expand else []
@@ -183,14 +191,14 @@ class InvertedResidual(nn.Module):
         ]
         self.conv = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.use_res_connect:
             return x + self.conv(x)
         return self.conv(x)
 
 
 class MobileNetV2(nn.Module):
-    def __init__(self, classes, in_channels, image_size, width=full):
+    def __init__(self, classes: int, in_channels: int, image_size: int, width: Width = full) -> None:
         super().__init__()
         channels = width("features.0.0", 32)
         nominal = 32
@@ -211,14 +219,14 @@ class MobileNetV2(nn.Module):
                     stream = width(f"{path}.{1 if t == 1 else 2}", c)
                 hidden = channels if t == 1 else width(f"{path}.0.0", nominal * t)
                 stride = s if block == 0 else 1
-                features.append(InvertedResidual(channels, hidden, stream, stride, block > 0, t > 1))
+                features.append(InvertedResidual(channels, hidden, stream, stride, residual=block > 0, expand=t > 1))
                 channels, nominal = stream, c
         last = width(f"features.{len(features)}.0", 1280)
         features.append(ConvNormActivation(channels, last, 1))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(nn.Dropout(0.0), nn.Linear(last, classes))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.features(x)
         x = functional.adaptive_avg_pool2d(x, (1, 1))
         return self.classifier(torch.flatten(x, 1))
@@ -234,7 +242,13 @@ _TWINS = {
 }
 
 
-def build_twin(name, classes=None, in_channels=None, image_size=None, width=full):
+def build_twin(
+    name: str,
+    classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    width: Width = full,
+) -> tuple[nn.Module, tuple[int, int, int]]:
     """Return the twin of a network of the zoo, and the shape of its images."""
     make, (usual_classes, usual_channels, usual_size) = _TWINS[name]
     classes = usual_classes if classes is None else classes
@@ -244,14 +258,14 @@ def build_twin(name, classes=None, in_channels=None, image_size=None, width=full
     return make(classes, in_channels, image_size, width=width), (in_channels, image_size, image_size)
 
 
-def count_macs(module, input_shape):
+def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> int:
     """Return the MACs of a training step for one image, seen from outside while PyTorch runs it.
 
     Backward-data is counted where the layer's input requires a gradient.
     """
     counted = []
 
-    def count(layer, inputs, output):
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         window = layer.weight[0].numel()  # inputs per group, times the kernel
         counted.append(output[0].numel() * window * (3 if inputs[0].requires_grad else 2))
 
@@ -265,5 +279,5 @@ def count_macs(module, input_shape):
 
 
 @pytest.fixture
-def twins():
+def twins() -> SimpleNamespace:
     return SimpleNamespace(names=tuple(_TWINS), build=build_twin, macs=count_macs)

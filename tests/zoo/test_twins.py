@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -8,17 +10,20 @@ from distreal_edge import zoo
 from distreal_edge.engine import Engine
 from distreal_edge.network import Network
 
+if TYPE_CHECKING:
+    from types import SimpleNamespace
+
 NAMES = tuple(zoo.NETWORKS)
 OTHER = {"classes": 7, "in_channels": 2, "image_size": 24}
 
 
-def test_every_network_of_the_zoo_has_a_twin(twins):
+def test_every_network_of_the_zoo_has_a_twin(twins: SimpleNamespace) -> None:
     assert sorted(twins.names) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("settings", [{}, OTHER], ids=["usual", "other sizes"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_traced_twin_has_the_plan_of_the_zoo(twins, name, settings):
+def test_a_traced_twin_has_the_plan_of_the_zoo(twins: SimpleNamespace, name: str, settings: dict[str, int]) -> None:
     module, input_shape = twins.build(name, **settings)
     traced = Network.from_torch(module, input_shape)
     direct = zoo.NETWORKS[name](**settings)
@@ -29,7 +34,7 @@ def test_a_traced_twin_has_the_plan_of_the_zoo(twins, name, settings):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_zoos_weights_load_strictly_into_the_twin_and_come_back(twins, name):
+def test_the_zoos_weights_load_strictly_into_the_twin_and_come_back(twins: SimpleNamespace, name: str) -> None:
     module, input_shape = twins.build(name)
     network = zoo.NETWORKS[name](seed=3)
     module.load_state_dict(network.to_state_dict(), strict=True)
@@ -40,7 +45,7 @@ def test_the_zoos_weights_load_strictly_into_the_twin_and_come_back(twins, name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_traced_twin_predicts_what_the_module_predicts(twins, name):
+def test_a_traced_twin_predicts_what_the_module_predicts(twins: SimpleNamespace, name: str) -> None:
     module, input_shape = twins.build(name)
     with torch.no_grad():  # statistics that matter
         for tensor, values in module.state_dict().items():
