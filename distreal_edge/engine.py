@@ -98,7 +98,7 @@ class Engine:
         )
         self._executor.use_threads(_checked_threads(threads))
         augmented = augment(images, self._plan.preprocessing, self._rng)
-        return self._executor.step(self._prepared(augmented), labels, subset, *settings, self._rng)
+        return self._executor.step(self._prepared(augmented), labels.copy(), subset, *settings, self._rng)
 
     def predict(self, images: NDArray[np.uint8] | NDArray[np.float32], *, threads: int = 1) -> NDArray[np.float32]:
         """Return the full network's class scores, float32 `[N, classes]`, from its batch-norm statistics.

@@ -1,0 +1,165 @@
+"""Plain PyTorch to hold the engine against: a plan as a module of modules, and executors in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distreal_edge import Network, Plan, PlanBuilder, Subset
+from distreal_edge.network.operations import OPERATION_TYPES, Operation
+from distreal_edge.network.reference import ReferenceExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Layers by the operation's class name: `nn` knows everything else about them.
+LAYERS: dict[str, Callable[..., nn.Module]] = {
+    "Conv2d": lambda o, c: nn.Conv2d(
+        c, o.out_channels, o.kernel, o.stride, o.padding, o.dilation, o.groups, bias=o.bias
+    ),
+    "Linear": lambda o, c: nn.Linear(c, o.out_features, bias=o.bias),
+    "Relu": lambda o, c: nn.ReLU(),
+    "Relu6": lambda o, c: nn.ReLU6(),
+    "Hardswish": lambda o, c: nn.Hardswish(),
+    "Sigmoid": lambda o, c: nn.Sigmoid(),
+    "MaxPool": lambda o, c: nn.MaxPool2d(o.kernel, o.stride, o.padding),
+    "AvgPool": lambda o, c: nn.AvgPool2d(o.kernel, o.stride, o.padding, count_include_pad=o.count_include_pad),
+    "GlobalAvgPool": lambda o, c: nn.AdaptiveAvgPool2d(1),
+    "Flatten": lambda o, c: nn.Flatten(),
+    "Dropout": lambda o, c: nn.Dropout(o.p),
+}
+
+
+class PlanModule(nn.Module):
+    """A full-width network of PyTorch's own layers, which keep their own weights, statistics and modes."""
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.operations = network.plan.operations
+        self.layers = nn.ModuleDict()
+        for operation in self.operations:
+            shape = network.plan.shapes[operation.inputs[0]]
+            kind = type(operation).__name__
+            if kind == "BatchNorm":
+                norm = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+                layer: nn.Module = norm(shape[0], operation.epsilon, operation.momentum)
+            elif kind in LAYERS:
+                layer = LAYERS[kind](operation, shape[0])
+            else:
+                continue
+            self.layers[_key(operation.name)] = layer
+        self.to(dtype)
+        with torch.no_grad():
+            for name, array in network.weights.items():
+                self.tensor(name).copy_(torch.from_numpy(array))
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the parameter or statistic of this name in the network's file."""
+        operation, _, which = name.rpartition(".")
+        found = getattr(self.layers[_key(operation)], which)
+        assert isinstance(found, Tensor)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = {"input": images}
+        for operation in self.operations:
+            read = [values[value] for value in operation.inputs]
+            values[operation.name] = self._made(operation, read)
+        return values[self.operations[-1].name]
+
+    def _made(self, operation: Operation, read: list[Tensor]) -> Tensor:
+        match type(operation).__name__:
+            case "Add":
+                return torch.add(*read)
+            case "Multiply":
+                return torch.mul(*read)
+            case "Concat":
+                return torch.concat(read, 1)
+        made: Tensor = self.layers[_key(operation.name)](read[0])
+        return made
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a module's name must not contain dots
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Compute with one thread: the tensors are tiny, and the number is the process's."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def plan_module() -> Callable[..., PlanModule]:
+    """Make a `PlanModule` of a network, float64 unless told."""
+    return lambda network, dtype=torch.float64: PlanModule(network, dtype)
+
+
+@pytest.fixture(scope="session")
+def executor64() -> Callable[[Network], ReferenceExecutor]:
+    """Make the reference executor of a network in float64; its weights are copies."""
+    return lambda network: ReferenceExecutor(network.plan, network.weights, torch.float64)
+
+
+@pytest.fixture(scope="session")
+def shuffled() -> Callable[[Plan, int], Network]:
+    """Make a network of a plan whose every tensor is random, batch norms and statistics too."""
+
+    def make(plan: Plan, seed: int) -> Network:
+        rng = np.random.default_rng(seed)
+        weights = dict(Network.initialise(plan, seed).weights)
+        for name, array in weights.items():
+            if name.endswith("running_var") or (name not in plan.statistics and np.all(array == 1.0)):
+                weights[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
+            elif np.all(array == 0.0):
+                weights[name] = rng.normal(0.0, 0.3, array.shape).astype(np.float32)
+        return Network(plan, weights)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def every_operation() -> Plan:
+    """Return a small plan with each kind of operation at least once, on images of 2x9x8."""
+    b = PlanBuilder((2, 9, 8))
+    stem = b.relu(b.batch_norm("stem.bn", b.conv2d("stem", b.input, 6, kernel=3, stride=(2, 1), padding=1, bias=False)))
+    deep = b.relu6(b.batch_norm("deep.bn", b.conv2d("deep", stem, 6, kernel=3, padding=1, groups=6)))
+    squeezed = b.hardswish(b.conv2d("squeeze", b.global_avg_pool(deep), 3, kernel=1))
+    excited = b.sigmoid(b.conv2d("excite", squeezed, 6, kernel=1))
+    stream = b.add(stem, b.multiply(deep, excited))
+    grouped = b.conv2d("grouped", stream, 8, kernel=(3, 1), padding=(2, 0), dilation=(2, 1), groups=2)
+    joined = b.concat(stream, grouped, stem)
+    pooled = b.avg_pool(b.max_pool(joined, kernel=3, stride=2, padding=1), kernel=2, padding=1, count_include_pad=False)
+    hidden = b.linear("hidden", b.dropout(b.flatten(pooled), 0.25), 7)
+    hidden = b.batch_norm("hidden.bn", hidden, epsilon=1e-3)
+    plan = b.finish(b.linear("head", b.relu(hidden), 4, bias=False), rescale=True)
+    assert {type(operation) for operation in plan.operations} == set(OPERATION_TYPES)
+    return plan
+
+
+@pytest.fixture(scope="session")
+def draw_batch() -> Callable[..., tuple[Any, Any]]:
+    """Draw float32 images and int64 labels that suit a plan."""
+
+    def draw(plan: Plan, count: int, seed: int) -> tuple[Any, Any]:
+        rng = np.random.default_rng(seed)
+        images = rng.random((count, *plan.input_shape), dtype=np.float32)
+        return images, rng.integers(0, plan.classes, count)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def draw_subset() -> Callable[[Plan, np.random.Generator], Subset]:
+    """Draw any number of survivors of each group, at least one, uniformly."""
+
+    def draw(plan: Plan, rng: np.random.Generator) -> Subset:
+        return Subset(
+            tuple(np.sort(rng.permutation(size)[: rng.integers(1, size, endpoint=True)]) for size in plan.sizes)
+        )
+
+    return draw
