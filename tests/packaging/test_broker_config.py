@@ -1,0 +1,119 @@
+"""broker_config/mosquitto.conf, read by a real mosquitto."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Queue
+from typing import TYPE_CHECKING, Any
+
+import paho.mqtt.client as mqtt
+import psutil
+import pytest
+from paho.mqtt import publish, subscribe
+from paho.mqtt.enums import CallbackAPIVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIGURATION = Path(__file__).resolve().parents[2] / "broker_config" / "mosquitto.conf"
+LISTENER = "listener 1883 127.0.0.1"
+# Debian keeps the program where an ordinary user's PATH does not look.
+MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
+
+
+def with_a_free_port(text: str) -> tuple[str, int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    assert text.count(LISTENER) == 1
+    return text.replace(LISTENER, LISTENER.replace("1883", str(port))), port
+
+
+@contextmanager
+def broker(configuration: str, folder: Path) -> Iterator[int]:
+    """Run mosquitto in `folder` from when it says so until the end of the block; give its process id."""
+    assert MOSQUITTO is not None
+    file = folder / "mosquitto.conf"
+    # Started by root mosquitto changes to a user of its own, who may not write into the test's folder.
+    file.write_text(("user root\n" if os.geteuid() == 0 else "") + configuration, encoding="utf-8")
+    with subprocess.Popen([MOSQUITTO, "-c", file], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if "running" in line:
+                    break
+            said = "".join(line for line in lines if "should not be run as root" not in line)
+            assert "running" in said
+            assert "Error" not in said
+            assert "Warning" not in said
+            yield process.pid
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert process.returncode == 0
+
+
+def test_only_this_machine_can_connect(tmp_path: Path) -> None:
+    text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
+
+    with broker(text, tmp_path) as process_id:
+        listening = [
+            tuple(connection.laddr)
+            for connection in psutil.Process(process_id).net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+
+    assert listening == [("127.0.0.1", port)]
+
+
+def test_clients_are_told_the_packet_limit_which_lets_a_chunk_through(tmp_path: Path) -> None:
+    text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
+    answers: Queue[Any] = Queue()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.on_connect = lambda *arguments: answers.put(arguments[4])
+
+    with broker(text, tmp_path):
+        client.connect("127.0.0.1", port)
+        client.loop_start()
+        properties = answers.get(timeout=20)
+        client.disconnect()
+        client.loop_stop()
+
+    assert 2 * 256 * 1024 < properties.MaximumPacketSize <= 1024 * 1024
+
+
+def test_a_retained_message_survives_a_restart(tmp_path: Path) -> None:
+    text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
+
+    with broker(text, tmp_path):
+        publish.single("distreal/1/test/round", b"7", qos=1, retain=True, port=port, hostname="127.0.0.1")
+    with broker(text, tmp_path):
+        message = subscribe.simple("distreal/1/test/round", qos=1, hostname="127.0.0.1", port=port)
+
+    assert message.payload == b"7"
+    assert message.retain
+
+
+def test_it_fits_into_debians_configuration_as_a_drop_in(tmp_path: Path) -> None:
+    text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "distreal-edge.conf").write_text(text, encoding="utf-8")
+    # Debian's /etc/mosquitto/mosquitto.conf, except that its log goes to a file.
+    debian = f"persistence true\npersistence_location {tmp_path}/\nlog_dest stderr\ninclude_dir {tmp_path}/conf.d\n"
+
+    with broker(debian, tmp_path):
+        publish.single("distreal/1/test/round", b"7", qos=1, retain=True, port=port, hostname="127.0.0.1")
+
+    assert (tmp_path / "mosquitto.db").stat().st_size > 0
