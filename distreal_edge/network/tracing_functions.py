@@ -145,7 +145,7 @@ def flatten(recorder: Recorder, value: Any, start_dim: int = 0, end_dim: int = -
 def dropout(recorder: Recorder, value: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:  # noqa: ARG001
     """Record element-wise dropout, unless it drops nothing in training either."""
     given = tensor(value)
-    return recorder.add(Dropout, given, p=float(p)) if training and p != 0 else recorder.copy(given)
+    return recorder.add(Dropout, given, p=float(p)) if training and p != 0 else given
 
 
 def _dropout_as_torch(recorder: Recorder, value: Any, p: float, train: bool) -> Value:

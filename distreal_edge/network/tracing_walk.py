@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,7 @@ def _read_call(recorder: Recorder, module: nn.Module, node: fx.Node, known: dict
         except NetworkError as error:
             result = Refusal(f"cannot trace {_describe_call(module, node)}: {error}")
     if written is not None:
-        result = _write(result, written, known)
+        _write(result, written, known)
     known[node] = result
 
 
@@ -119,22 +118,17 @@ def _written_value(module: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> 
     return written if isinstance(written, Value) else None
 
 
-def _write(result: Any, written: Value, known: dict[fx.Node, Any]) -> Any:
-    # From now on, every name of the written value means the result.
-    if isinstance(result, Value):
-        result = replace(result, memory=written.memory)
+def _write(result: Any, written: Value, known: dict[fx.Node, Any]) -> None:
+    # From now on, every name of the written value means the result. Its views change too, in ways no plan can hold.
     for node, value in known.items():
-        if isinstance(value, Value) and value.memory == written.memory:
-            same = value.name == written.name
-            known[node] = (
-                result
-                if same
-                else Refusal(
-                    f"cannot trace {node.name!r}: it is a view of a value that is "
-                    "changed in place; do not use inplace=True there"
-                )
+        if not isinstance(value, Value) or value.memory != written.memory:
+            continue
+        known[node] = result
+        if value.name != written.name:
+            known[node] = Refusal(
+                f"cannot trace {node.name!r}: it is a view of a value that is changed in place; do not use inplace=True "
+                "there"
             )
-    return result
 
 
 def _check_output(output: Any) -> Value:

@@ -306,6 +306,28 @@ def read_before_and_after(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
     return a * kept + product
 
 
+def written_twice(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    first = a
+    a += b
+    second = a
+    m.act(a)
+    return first * b + second
+
+
+def copied_by_pooling_and_joining(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    pooled = functional.adaptive_avg_pool2d(a, (8, 8))
+    joined = torch.cat([b], 1)
+    m.act(a)
+    m.act(b)
+    return a + pooled + (b + joined) * b
+
+
+def through_dropout_that_drops_nothing(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    same = functional.dropout(a, 0.0)
+    m.act(same)
+    return a + b
+
+
 def through_an_identity(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
     same = nn.functional.dropout(a, 0.5, training=False, inplace=True).contiguous()
     m.act(same)
@@ -313,7 +335,17 @@ def through_an_identity(m: nn.Module, a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "form", [in_place_residual, in_place_product, result_thrown_away, read_before_and_after, through_an_identity]
+    "form",
+    [
+        in_place_residual,
+        in_place_product,
+        result_thrown_away,
+        read_before_and_after,
+        written_twice,
+        copied_by_pooling_and_joining,
+        through_dropout_that_drops_nothing,
+        through_an_identity,
+    ],
 )
 def test_what_is_written_in_place_changes_under_all_its_names(form: Callable[..., Tensor]) -> None:
     module = Module(form, act=nn.ReLU(inplace=True))
@@ -392,6 +424,13 @@ def test_tracing_leaves_the_module_as_it_was() -> None:
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in state.items())
     network.weights["fc.weight"][...] = 7.0
     assert torch.equal(module.fc.weight, state["fc.weight"])
+
+
+def test_the_plan_is_that_of_training_whatever_mode_the_module_is_in() -> None:
+    module = Module(lambda m, a, b: functional.dropout(a, 0.5, training=m.training))
+    training = Network.from_torch(module.train(), SHAPE)
+    assert "dropout#0" in operations(training.plan)
+    assert Network.from_torch(module.eval(), SHAPE).plan == training.plan
 
 
 def test_tracing_works_under_no_grad_and_twice() -> None:
