@@ -126,8 +126,8 @@ def _write(result: Any, written: Value, known: dict[fx.Node, Any]) -> None:
         known[node] = result
         if value.name != written.name:
             known[node] = Refusal(
-                f"cannot trace {node.name!r}: it is a view of a value that is changed in place; do not use inplace=True "
-                "there"
+                f"cannot trace {node.name!r}: it is a view of a value that is changed in place; do not use "
+                "inplace=True there"
             )
 
 
