@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from distreal_edge.aggregator.averaging import Average, AverageKind, pool_statistics
-from distreal_edge.aggregator.evaluation import Scores, evaluate, measure_statistics, with_statistics
-from distreal_edge.aggregator.ledger import Ledger, StoredUpdate
+from distreal_edge.aggregator.closing import (
+    Averaged,
+    Closed,
+    Judged,
+    Record,
+    average_round,
+    judge_round,
+    record_round,
+)
+from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
+from distreal_edge.aggregator.ledger import Ledger, OpenRound, StoredUpdate
+from distreal_edge.aggregator.lesson import Lesson
 from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
 from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at
-from distreal_edge.aggregator.server import Aggregator, Lesson, Record
+from distreal_edge.aggregator.server import Aggregator
 from distreal_edge.aggregator.store import Store
-from distreal_edge.aggregator.validation import check_update
+from distreal_edge.aggregator.validation import REASONS, check_sender, check_update, reason_of
 
 __all__ = [
+    "REASONS",
     "Aggregator",
     "AggregatorRounds",
     "Average",
     "AverageKind",
+    "Averaged",
     "Close",
+    "Closed",
     "Finish",
+    "HeldOut",
+    "Judged",
     "Ledger",
     "Lesson",
     "Open",
+    "OpenRound",
     "Record",
     "RoundSettings",
     "Scores",
     "Store",
     "StoredUpdate",
+    "average_round",
     "ceiling_at",
     "check_ceilings",
+    "check_sender",
     "check_update",
     "evaluate",
+    "judge_round",
     "learning_rate_at",
     "measure_statistics",
     "pool_statistics",
+    "reason_of",
+    "record_round",
     "with_statistics",
 ]

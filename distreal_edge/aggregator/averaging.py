@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from math import prod
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["Average", "AverageKind", "pool_statistics"]
 
 AverageKind = Literal["touch", "fedavg"]
+
+_MEAN: Final = ".running_mean"
+_VARIANCE: Final = ".running_var"
 
 
 class Average:
@@ -43,7 +47,7 @@ class Average:
             self._weights[name] = self._weights[name] + weight
 
     def apply(self, weights: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        """Return the next model's tensors; what no update trained, and statistics, are the same arrays as before."""
+        """Return the next model's tensors; elements that no update trained, and statistics, keep every bit."""
         after = dict(weights)
         for name, total in self._sums.items():
             weight = np.broadcast_to(self._weights[name], total.shape)
@@ -58,28 +62,29 @@ class Average:
 
 
 def pool_statistics(
-    measured: Iterable[tuple[int, Mapping[str, NDArray[np.float32]]]],
+    plan: Plan, measured: Iterable[tuple[int, Mapping[str, NDArray[np.float32]]]]
 ) -> dict[str, NDArray[np.float32]]:
     """Pool batch-norm statistics that devices measured on one model, each with its number of images.
 
-    Means are averaged by images; variances become that of all images together: mean of squares minus squared mean.
-    Returns nothing when nobody measured.
+    Means and (unbiased) variances become those of all values that the devices' batch norms saw, taken together: a
+    channel sees one value per image and position. Returns nothing when nobody measured. Every result is finite.
     """
-    images = 0
-    sums: dict[str, NDArray[np.float64]] = {}
-    for count, statistics in measured:
-        images += count
-        for name, tensor in statistics.items():
-            moment = tensor.astype(np.float64)
-            if name.endswith(".running_var"):
-                moment = moment + np.square(statistics[_mean_of(name)].astype(np.float64))
-            sums[name] = sums.get(name, 0.0) + count * moment
-    pooled = {name: total / images for name, total in sums.items()}
-    for name, moment in pooled.items():
-        if name.endswith(".running_var"):
-            pooled[name] = np.maximum(moment - np.square(pooled[_mean_of(name)]), 0.0)
-    return {name: tensor.astype(np.float32) for name, tensor in pooled.items()}
-
-
-def _mean_of(variance: str) -> str:
-    return variance.removesuffix("running_var") + "running_mean"
+    parts = [(images, statistics) for images, statistics in measured if images]
+    if not parts:
+        return {}
+    pooled: dict[str, NDArray[np.float32]] = {}
+    for variance in plan.statistics:
+        if not variance.endswith(_VARIANCE):
+            continue
+        layer = variance.removesuffix(_VARIANCE)
+        positions = prod(plan.shapes[layer][1:])
+        counts = np.array([float(images * positions) for images, _ in parts])[:, None]  # devices, 1
+        means = np.array([statistics[layer + _MEAN] for _, statistics in parts], dtype=np.float64)  # devices, channels
+        variances = np.array([statistics[variance] for _, statistics in parts], dtype=np.float64)
+        mean = (counts * means).sum(axis=0) / counts.sum()
+        squares = ((counts - 1.0) * variances + counts * np.square(means - mean)).sum(axis=0)
+        pooled[layer + _MEAN] = mean.astype(np.float32)
+        # What a hostile device claims may be finite, and its square too large for a float32.
+        limited = np.minimum(squares / max(1.0, counts.sum() - 1.0), np.finfo(np.float32).max)
+        pooled[variance] = limited.astype(np.float32)
+    return pooled

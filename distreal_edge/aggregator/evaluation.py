@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge.engine import Engine
+from distreal_edge.errors import DataError
 from distreal_edge.network import Network
 
 if TYPE_CHECKING:
@@ -17,25 +18,53 @@ if TYPE_CHECKING:
 
     from distreal_edge.data import Dataset
 
-__all__ = ["Scores", "evaluate", "measure_statistics", "with_statistics"]
+__all__ = ["HeldOut", "Scores", "evaluate", "measure_statistics", "with_statistics"]
 
 _BATCH = 64
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """The aggregator's own images: `test` to score models on, `calibration` to measure batch-norm statistics on."""
+
+    test: Dataset | None = None
+    calibration: Dataset | None = None
+    threads: int = 1
+
+    def check(self, network: Network) -> None:
+        """Raise `DataError` unless the images fit the network, and `ConfigError` when nothing here can compute."""
+        for what, images in (("test", self.test), ("calibration", self.calibration)):
+            if images is None:
+                continue
+            shape, expected = images.images.shape[1:], network.plan.input_shape
+            if len(images) < 2:
+                raise DataError(f"dataset {images.name}: {len(images)} {what} images; at least 2 are needed")
+            if shape != expected:
+                raise DataError(
+                    f"dataset {images.name}: its images are {list(shape)}, the network takes {list(expected)}; "
+                    "choose a network with these in_channels and this image_size"
+                )
+            if images.classes > network.plan.classes:
+                raise DataError(
+                    f"dataset {images.name}: it has {images.classes} classes, the network {network.plan.classes}; "
+                    "choose a network with as many classes"
+                )
+        if self.test is not None or self.calibration is not None:
+            Engine(network)  # says so when there is no engine, before a round is lost for it
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Accuracy (0..1) and mean cross-entropy over `images` images."""
+    """Accuracy (0..1) and mean cross-entropy (None when it is not finite) over `images` images."""
 
     accuracy: float
-    loss: float
+    loss: float | None
     images: int
 
 
 def measure_statistics(network: Network, calibration: Dataset, threads: int) -> dict[str, NDArray[np.float32]]:
-    """Measure the full network's batch-norm statistics on calibration images, by forward passes."""
-    size = min(_BATCH, len(calibration))
-    starts = range(0, len(calibration) - size + 1, size)
-    batches = (calibration.images[start : start + size] for start in starts)
+    """Measure the full network's batch-norm statistics on all calibration images, by forward passes."""
+    batches = np.array_split(calibration.images, max(1, -(-len(calibration) // _BATCH)))
     return Engine(network).measure_statistics(batches, threads=threads)
 
 
@@ -48,7 +77,8 @@ def evaluate(network: Network, test: Dataset, threads: int) -> Scores:
     """Score the full network, with the statistics it has."""
     logits = Engine(network).predict(test.images, threads=threads).astype(np.float64)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == test.labels))
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    loss = float(np.mean(log_sum - shifted[np.arange(len(test)), test.labels]))
-    return Scores(accuracy, loss, len(test))
+    with np.errstate(invalid="ignore"):  # a model that has diverged scores badly; it is no fault of ours
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1))
+        loss = float(np.mean(log_sum - shifted[np.arange(len(test)), test.labels]))
+    return Scores(accuracy, loss if np.isfinite(loss) else None, len(test))

@@ -7,26 +7,36 @@ it, so that a row never names a file that is not there.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["Ledger", "OpenRound", "StoredUpdate"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS rounds (
+_VERSION: Final = 1
+_SCHEMA: Final = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE rounds (
     number INTEGER PRIMARY KEY, manifest BLOB NOT NULL, opened_s REAL NOT NULL, record BLOB
 ) STRICT;
-CREATE TABLE IF NOT EXISTS updates (
-    uid TEXT PRIMARY KEY, round INTEGER NOT NULL REFERENCES rounds (number), device TEXT NOT NULL,
-    UNIQUE (round, device)
+CREATE TABLE selected (
+    round INTEGER NOT NULL REFERENCES rounds (number), device TEXT NOT NULL, images INTEGER NOT NULL,
+    PRIMARY KEY (round, device)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS refusals (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+CREATE TABLE updates (
+    uid TEXT NOT NULL, device TEXT NOT NULL, round INTEGER NOT NULL, PRIMARY KEY (uid, device),
+    UNIQUE (round, device), FOREIGN KEY (round, device) REFERENCES selected (round, device)
+) STRICT;
+CREATE TABLE refusals (reason TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+PRAGMA user_version = {_VERSION};
+COMMIT;
 """
 
 
@@ -49,18 +59,22 @@ class OpenRound:
 
 
 class Ledger:
-    """The database of one federation; a context manager."""
+    """The database of one federation; a context manager, for the thread that made it.
+
+    Every method raises `StateError` when the database is damaged, or cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open or make the database; raise `StateError` when it cannot be read."""
-        try:
+        """Open or make the database."""
+        self._path = path
+        with self._told():
             self._database = sqlite3.connect(path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute("PRAGMA foreign_keys = ON")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StateError(f"{path}: the ledger cannot be opened: {error}") from None
+        try:
+            with self._told():
+                self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -73,59 +87,100 @@ class Ledger:
     def claim(self, **identity: str) -> None:
         """Note whose ledger this is, or raise `StateError` when it is somebody else's already."""
         for key, value in identity.items():
-            self._database.execute("INSERT OR IGNORE INTO identity VALUES (?, ?)", (key, value))
-            (known,) = self._database.execute("SELECT value FROM identity WHERE key = ?", (key,)).fetchone()
+            self._run("INSERT OR IGNORE INTO identity VALUES (?, ?)", key, value)
+            ((known,),) = self._run("SELECT value FROM identity WHERE key = ?", key)
             if known != value:
                 raise StateError(
-                    f"the state folder belongs to {key} {known[:40]}, not to {value[:40]}; "
+                    f"{self._path.parent}: the state folder belongs to {key} {known[:40]}, not to {value[:40]}; "
                     "give this federation a state folder of its own"
                 )
 
-    def open_round(self, number: int, manifest: bytes, opened_s: float) -> None:
-        """Note that a round is announced."""
-        self._database.execute("INSERT INTO rounds VALUES (?, ?, ?, NULL)", (number, manifest, opened_s))
+    def open_round(self, number: int, manifest: bytes, opened_s: float, images: Mapping[str, int]) -> None:
+        """Note that a round is announced, and how many images each selected device said it holds."""
+        with self._told(), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("INSERT INTO rounds VALUES (?, ?, ?, NULL)", (number, manifest, opened_s))
+            rows = [(number, device, count) for device, count in images.items()]
+            self._database.executemany("INSERT INTO selected VALUES (?, ?, ?)", rows)
 
     def close_round(self, number: int, record: bytes) -> None:
         """Note that a round is closed, with its record as JSON."""
-        self._database.execute("UPDATE rounds SET record = ? WHERE number = ?", (record, number))
+        self._run("UPDATE rounds SET record = ? WHERE number = ?", record, number)
 
     def rounds_done(self) -> int:
         """Return the number of the last closed round; 0 before the first."""
-        (number,) = self._database.execute("SELECT MAX(number) FROM rounds WHERE record IS NOT NULL").fetchone()
+        ((number,),) = self._run("SELECT MAX(number) FROM rounds WHERE record IS NOT NULL")
         return number or 0
 
     def records(self) -> list[bytes]:
         """Return the records of the closed rounds, in order."""
-        rows = self._database.execute("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY number")
-        return [record for (record,) in rows]
+        return [record for (record,) in self._run("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY number")]
 
     def opened(self) -> OpenRound | None:
         """Return the round that is open, if one is."""
-        row = self._database.execute("SELECT number, manifest, opened_s FROM rounds WHERE record IS NULL").fetchone()
-        return None if row is None else OpenRound(*row)
+        rows = self._run("SELECT number, manifest, opened_s FROM rounds WHERE record IS NULL")
+        return OpenRound(*rows[0]) if rows else None
+
+    def announced_images(self, number: int) -> dict[str, int]:
+        """Return how many images each device selected for a round said it holds, when it was selected."""
+        return dict(self._run("SELECT device, images FROM selected WHERE round = ?", number))
 
     def store_update(self, update: StoredUpdate) -> None:
         """Note that an update's file is stored; raise `StateError` when the device has one in this round already."""
         try:
-            self._database.execute("INSERT INTO updates VALUES (?, ?, ?)", (update.uid, update.round, update.device))
-        except sqlite3.IntegrityError:
-            raise StateError(f"{update.device} has an update in round {update.round} already") from None
+            self._run("INSERT INTO updates VALUES (?, ?, ?)", update.uid, update.device, update.round)
+        except StateError as error:
+            if isinstance(error.__cause__, sqlite3.IntegrityError):
+                message = f"{update.device} is not selected for round {update.round}, or has answered it already"
+                raise StateError(f"{self._path}: {message}") from None
+            raise
 
-    def has_update(self, uid: str) -> bool:
+    def has_update(self, uid: str, device: str) -> bool:
         """Return whether this very update was stored, in whatever round."""
-        return self._database.execute("SELECT 1 FROM updates WHERE uid = ?", (uid,)).fetchone() is not None
+        return bool(self._run("SELECT 1 FROM updates WHERE uid = ? AND device = ?", uid, device))
 
     def updates(self, number: int) -> list[StoredUpdate]:
         """Return a round's updates in a fixed order."""
-        rows = self._database.execute("SELECT uid, round, device FROM updates WHERE round = ? ORDER BY uid", (number,))
+        rows = self._run("SELECT uid, round, device FROM updates WHERE round = ? ORDER BY device", number)
         return [StoredUpdate(*row) for row in rows]
 
     def count_refusal(self, reason: str) -> None:
         """Count a refused update under its reason."""
-        self._database.execute(
-            "INSERT INTO refusals VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET count = count + 1", (reason,)
-        )
+        self._run("INSERT INTO refusals VALUES (?, 1) ON CONFLICT (reason) DO UPDATE SET count = count + 1", reason)
 
     def refusals(self) -> dict[str, int]:
         """Return how many updates were refused, by reason."""
-        return dict(self._database.execute("SELECT reason, count FROM refusals").fetchall())
+        return dict(self._run("SELECT reason, count FROM refusals"))
+
+    def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute("PRAGMA foreign_keys = ON")
+        ((version,),) = self._run("PRAGMA user_version")
+        if version == 0:
+            self._database.executescript(_SCHEMA)
+        elif version != _VERSION:
+            raise StateError(
+                f"{self._path}: ledger version {version} is not known, this program knows {_VERSION}; "
+                "use the version of distreal-edge that wrote it, or another state folder"
+            )
+        ((verdict,), *_) = self._run("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise self._failure(verdict)
+
+    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._told():
+            return self._database.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def _failure(self, what: object) -> StateError:
+        return StateError(
+            f"{self._path}: the ledger cannot be used: {what}; check the disk's space and the folder's owner; if it is "
+            "damaged, restore the state folder from a backup or give the federation a new one"
+        )

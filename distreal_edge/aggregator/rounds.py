@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings"]
+
+SETTLE_S: Final = 1.0
+"""After the broker is back, devices that are there have so long to be seen before a round opens without them."""
+MOST_DEVICES: Final = 10_000
+"""As many as a manifest can name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +71,57 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Tell everybody that the training is over."""
+    """Tell everybody that the training is over, then call `finished`; said again until then."""
 
 
 class AggregatorRounds:
     """The rounds of one federation.
 
     `done` rounds are closed already; `reopened` is the round that was open when the aggregator stopped, with the
-    devices that had answered.
+    devices that had answered. `present` holds the devices that are there, each with how many images it has.
+
+    Nothing opens while the broker is out of reach. A round whose deadline passes then, or shortly after, stays open
+    until devices have had their time to upload since the broker was back, though never for longer than another round.
     """
 
     def __init__(
         self, settings: RoundSettings, *, done: int = 0, reopened: Open | None = None, answered: Iterable[str] = ()
     ) -> None:
-        """Continue after `done` rounds."""
+        """Continue after `done` rounds, without a connection to the broker."""
         self.settings = settings
-        self.present: set[str] = set()
+        self.present: dict[str, int] = {}
         self.done = done
         self.open: Open | None = reopened
         self.answered: set[str] = set(answered)
+        self._connected_s: float | None = None
+        self._began_s: float | None = None
         self._closing = False
         self._finished = False
 
-    def device_seen(self, device: str) -> None:
-        """Note that a device is there and can train."""
-        self.present.add(device)
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is within reach."""
+        return self._connected_s is not None
+
+    def broker_back(self, now: float) -> None:
+        """Note that there is a connection to the broker; who is there will be told anew."""
+        self._connected_s = now
+
+    def broker_gone(self) -> None:
+        """Note that the connection is lost, and with it the knowledge of who is there."""
+        self._connected_s = None
+        self.present.clear()
+
+    def device_seen(self, device: str, images: int = 0) -> bool:
+        """Note that a device is there and can train; return False when there are too many already."""
+        if device not in self.present and len(self.present) >= MOST_DEVICES:
+            return False
+        self.present[device] = images
+        return True
 
     def device_gone(self, device: str) -> None:
         """Note that a device went away; what it owes this round it may still bring before the deadline."""
-        self.present.discard(device)
+        self.present.pop(device, None)
 
     def update_stored(self, device: str) -> None:
         """Note that a device's update for the open round is safe."""
@@ -108,20 +135,27 @@ class AggregatorRounds:
         self.answered = set()
         self._closing = False
 
+    def finished(self) -> None:
+        """Note that everybody was told what `Finish` asks for."""
+        self._finished = True
+
     def tick(self, now: float) -> list[Open | Close | Finish]:
         """Return what is due. Only this opens and closes rounds."""
+        if self._began_s is None:
+            self._began_s = now
         if self._finished or self._closing:
             return []
         if self.open is not None:
             # A device that is gone may come back with its update, so that only the deadline gives it up.
-            if now < self.open.deadline_s and not self.answered.issuperset(self.open.selected):
+            if not self.answered.issuperset(self.open.selected) and not self._time_is_up(self.open.deadline_s, now):
                 return []
             self._closing = True
             return [Close(self.open.number)]
+        if self._connected_s is None:
+            return []
         if self.done >= self.settings.last:
-            self._finished = True
             return [Finish()]
-        if len(self.present) < self.settings.least_devices:
+        if now < self._connected_s + SETTLE_S or len(self.present) < self.settings.least_devices:
             return []
         number = self.done + 1
         self.open = Open(
@@ -133,6 +167,14 @@ class AggregatorRounds:
             measure_only=number > self.settings.number,
         )
         return [self.open]
+
+    def _time_is_up(self, deadline_s: float, now: float) -> bool:
+        if now < deadline_s:
+            return False
+        if self._connected_s is not None and now >= self._connected_s + self.settings.upload_seconds:
+            return True
+        assert self._began_s is not None
+        return now >= max(deadline_s, self._began_s) + self.settings.seconds
 
     def _select(self, number: int) -> tuple[str, ...]:
         present = sorted(self.present)

@@ -17,14 +17,17 @@ __all__ = ["ceiling_at", "check_ceilings", "learning_rate_at"]
 def check_ceilings(steps: Sequence[tuple[float, float]]) -> None:
     """Raise `ConfigError` unless the steps `(from share of the rounds, ceiling)` start at 0 and rise in their share."""
     if not steps or steps[0][0] != 0.0:
-        raise ConfigError("the first ceiling must hold from share 0.0 on")
+        raise ConfigError("ceiling: the first step must have from_share = 0.0, so that every round has a ceiling")
     for before, after in pairwise(steps):
         if not after[0] > before[0]:
-            raise ConfigError(f"ceilings must be in rising order of from_share, but {after[0]} follows {before[0]}")
+            raise ConfigError(f"ceiling: from_share must rise from step to step, but {after[0]} follows {before[0]}")
 
 
 def ceiling_at(steps: Sequence[tuple[float, float]], number: int, rounds: int) -> float:
-    """Return the ceiling of a round; one step is a constant ceiling, several raise (or lower) it in between."""
+    """Return the ceiling of a round; one step is a constant ceiling, several raise (or lower) it in between.
+
+    A step from share s on holds for the first time in the round before which s of all rounds are done.
+    """
     done = (number - 1) / rounds
     return [ceiling for share, ceiling in steps if share <= done + 1e-9][-1]
 

@@ -1,42 +1,104 @@
-"""Whether an update may be counted."""
+"""Whether an update may be counted. Everything here raises `ProtocolError` whose message starts with the reason."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from distreal_edge.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
     from distreal_edge.device import Update
     from distreal_edge.transport import Manifest
 
-__all__ = ["check_update"]
+__all__ = ["REASONS", "check_sender", "check_update", "reason_of"]
+
+REASONS: Final = {
+    "chunk": "a chunk is damaged, or contradicts the others",
+    "duplicate": "the device has answered this round already",
+    "finite": "a tensor holds NaN or infinity or a negative variance, or would make the model infinite",
+    "form": "it is not an update at all",
+    "identity": "it says another device or uid than its topic",
+    "late": "its round is closed",
+    "model": "it was trained on another model",
+    "round": "its round has not been opened",
+    "samples": "it counts more images or MACs than this device can have trained, or counts that contradict each other",
+    "selection": "the device was not selected",
+    "shape": "its tensors are not the network's",
+    "size": "it is larger than an update of this network can be",
+    "type": "a tensor has another type than it must have",
+}
+"""Every reason for a refusal, by the word that the refusal starts with and is counted under."""
+
+
+def reason_of(error: ProtocolError) -> str:
+    """Return the reason that a refusal is counted under."""
+    reason = str(error).partition(":")[0]
+    return reason if reason in REASONS else "form"
+
+
+def check_sender(device: str, *, manifest: Manifest | None, answered: Collection[str]) -> Manifest:
+    """Refuse what cannot be counted whatever it holds, before any of it is kept; return the open round's manifest.
+
+    `manifest` is the open round's, or None; `answered` are the devices that have answered it.
+    """
+    if manifest is None:
+        raise ProtocolError("late: no round is open")
+    if device not in manifest.selected:
+        raise ProtocolError(f"selection: {device} was not selected for round {manifest.number}")
+    if device in answered:
+        raise ProtocolError(f"duplicate: {device} has answered round {manifest.number} already")
+    return manifest
 
 
 def check_update(
-    update: Update, *, manifest: Manifest | None, device: str, uid: str, announced_images: int | None
+    update: Update,
+    *,
+    manifest: Manifest,
+    device: str,
+    uid: str,
+    announced_images: int,
+    weights: Mapping[str, NDArray[np.float32]],
+    full_macs: int,
 ) -> None:
-    """Raise `ProtocolError`, whose message starts with the reason's key, unless the update is for the open round.
+    """Refuse an update, sound in itself, that is not for the open round, or more than this device can have trained.
 
-    `manifest` is the open round's, or None; `device` and `uid` are those of the topic that the update came on;
-    `announced_images` is how many images the device says it holds.
+    `manifest` is the open round's; `device` and `uid` are those of the topic that the update came on;
+    `announced_images` is how many images the device said it holds when it was selected; `weights` are the model's
+    tensors; `full_macs` is what a training step of the full network costs per image.
     """
     header = update.header
     if header.device != device or header.uid != uid:
         raise ProtocolError(f"identity: the update says {header.device}/{header.uid}, its topic {device}/{uid}")
-    if manifest is None or header.round != manifest.number:
+    if header.round < manifest.number:
         raise ProtocolError(f"late: round {header.round} is closed")
-    if device not in manifest.selected:
-        raise ProtocolError(f"selection: {device} was not selected for round {manifest.number}")
+    if header.round > manifest.number:
+        raise ProtocolError(f"round: round {header.round} has not been opened")
     if header.model != manifest.model.digest:
         raise ProtocolError("model: the update was trained on another model")
-    training = manifest.training
-    most = 0
-    if not manifest.measure_only and announced_images is not None:
-        # A device rounds its mini-batches to whole ones, and takes at least one.
-        most = math.ceil(announced_images * training.most_epochs) + training.batch
-    if announced_images is not None and header.images > most:
+    most = most_images(manifest, announced_images)
+    if header.images > most:
         raise ProtocolError(f"samples: {header.images} images are more than the {most} that this device can train")
-    if header.statistics_images > max(training.statistics_images, 0):
-        raise ProtocolError("samples: statistics on more images than were asked for")
+    if header.macs > header.images * full_macs:
+        raise ProtocolError(f"samples: {header.macs} MACs are more than {header.images} images can cost")
+    if header.statistics_images > min(manifest.training.statistics_images, announced_images):
+        raise ProtocolError("samples: statistics on more images than were asked for, or than the device holds")
+    for name, change in update.changes.items():
+        with np.errstate(over="ignore"):
+            after = weights[name] + change
+        if not np.isfinite(after).all():
+            raise ProtocolError(f"finite: the change of {name} makes the model infinite")
+
+
+def most_images(manifest: Manifest, announced_images: int) -> int:
+    """Return on how many images a device that holds so many can train in a round at most."""
+    if manifest.measure_only:
+        return 0
+    # A device rounds its mini-batches to whole ones, and takes at least one.
+    return math.ceil(announced_images * manifest.training.most_epochs) + manifest.training.batch

@@ -1,0 +1,175 @@
+"""What closing a round computes: the next model, how good it is, and its record. Nothing is stored or sent here."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from distreal_edge.aggregator.averaging import Average, AverageKind, pool_statistics
+from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
+from distreal_edge.network import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from distreal_edge.aggregator.rounds import Open
+    from distreal_edge.device import Update
+    from distreal_edge.transport import Manifest
+
+__all__ = ["Averaged", "Closed", "Judged", "Record", "average_round", "judge_round", "record_round"]
+
+_log = logging.getLogger(__name__)
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A closed round: a line of `rounds.jsonl`.
+
+    `accuracy` and `loss` are those of the model after round `evaluated_round`, at full width; None when it was not
+    evaluated. `macs` are the multiply-accumulates that all devices spent. `model` is the SHA-256 of the model's file.
+    """
+
+    round: int
+    started_s: float
+    closed_s: float
+    ceiling: float
+    lr: float
+    selected: tuple[str, ...]
+    answered: tuple[str, ...]
+    images: int
+    mini_batches: int
+    macs: int
+    training_loss: float | None
+    evaluated_round: int | None
+    evaluated_images: int
+    accuracy: float | None
+    loss: float | None
+    model: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Averaged:
+    """The model that the updates make of the one that was sent, and what they report.
+
+    `measured` is the model that was sent, with the batch-norm statistics that devices measured on it; None when no
+    device did.
+    """
+
+    network: Network
+    measured: Network | None
+    answered: tuple[str, ...]
+    images: int
+    mini_batches: int
+    macs: int
+    training_loss: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """The newest model whose batch-norm statistics belong to it, the round after which it was the model, its scores."""
+
+    network: Network
+    after_round: int
+    scores: Scores | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Closed:
+    """All that is to be stored of a closed round: the bytes of its model, and its record."""
+
+    model: bytes
+    record: Record
+
+
+def average_round(network: Network, updates: Iterable[Update], kind: AverageKind) -> Averaged:
+    """Average a round's updates of `network`, one at a time; with none of them the network stays as it is."""
+    average = Average(network.plan, kind)
+    answered: list[str] = []
+    statistics: list[tuple[int, Mapping[str, NDArray[np.float32]]]] = []
+    images = mini_batches = macs = 0
+    loss = 0.0
+    for update in updates:
+        header = update.header
+        average.add(update)
+        answered.append(header.device)
+        statistics.append((header.statistics_images, update.statistics))
+        images += header.images
+        mini_batches += header.mini_batches
+        macs += header.macs
+        loss += header.images * (header.loss or 0.0)
+    pooled = pool_statistics(network.plan, statistics)
+    return Averaged(
+        network=Network(network.plan, average.apply(network.weights)),
+        measured=with_statistics(network, pooled) if pooled else None,
+        answered=tuple(sorted(answered)),
+        images=images,
+        mini_batches=mini_batches,
+        macs=macs,
+        training_loss=loss / images if images else None,
+    )
+
+
+def judge_round(opened: Open, averaged: Averaged, held_out: HeldOut) -> Judged | None:
+    """Find the newest model whose statistics are known, and score it; None when this round made none known.
+
+    Measured on calibration images, or with none to measure, that is the model just averaged; measured on devices, it
+    is the one that they received.
+    """
+    known = _known(opened, averaged, held_out) if averaged.answered else None
+    if known is None:
+        return None
+    network, after_round = known
+    test = held_out.test
+    return Judged(network, after_round, None if test is None else evaluate(network, test, held_out.threads))
+
+
+def _known(opened: Open, averaged: Averaged, held_out: HeldOut) -> tuple[Network, int] | None:
+    network = averaged.network
+    if not network.plan.statistics:
+        return network, opened.number
+    if held_out.calibration is not None:
+        statistics = measure_statistics(network, held_out.calibration, held_out.threads)
+        if all(np.isfinite(tensor).all() for tensor in statistics.values()):
+            return with_statistics(network, statistics), opened.number
+        _log.warning("round %d: the model overflows on the calibration images; it has diverged", opened.number)
+        return None
+    if averaged.measured is None:
+        return None
+    # A round that only measured left the model as it was received.
+    return averaged.measured, opened.number if opened.measure_only else opened.number - 1
+
+
+def record_round(
+    opened: Open, manifest: Manifest, averaged: Averaged, judged: Judged | None, *, closed_s: float
+) -> Closed:
+    """Put together what is to be stored."""
+    newest = judged.network if judged is not None and judged.after_round == opened.number else averaged.network
+    model = newest.to_bytes()
+    scores = None if judged is None else judged.scores
+    return Closed(
+        model,
+        Record(
+            round=opened.number,
+            started_s=opened.opened_s,
+            closed_s=closed_s,
+            ceiling=manifest.ceiling,
+            lr=manifest.training.lr,
+            selected=opened.selected,
+            answered=averaged.answered,
+            images=averaged.images,
+            mini_batches=averaged.mini_batches,
+            macs=averaged.macs,
+            training_loss=averaged.training_loss,
+            evaluated_round=None if judged is None else judged.after_round,
+            evaluated_images=0 if scores is None else scores.images,
+            accuracy=None if scores is None else scores.accuracy,
+            loss=None if scores is None else scores.loss,
+            model=hashlib.sha256(model).hexdigest(),
+        ),
+    )
