@@ -43,16 +43,23 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one line and their exit code."""
+    """Run the command line; errors of ours and wrong usage become one line and their exit code."""
     try:
         code = cli.main(prog_name="distreal-edge", standalone_mode=False)
     except DistrealError as error:
-        click.echo(f"distreal-edge: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        help_wanted.show()
+        sys.exit(help_wanted.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        hint = f" (try {context.command_path} --help)" if context is not None else ""
+        _fail(error.format_message() + hint, error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("distreal-edge: interrupted", err=True)
-        sys.exit(130)
+        _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"distreal-edge: {' '.join(message.splitlines())}", err=True)
+    sys.exit(code)

@@ -2,86 +2,110 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from distreal_edge.cli.service import start_logging, stopping_on_signals
+from distreal_edge.cli.service import broker_arguments, start_logging, stopping_on_signals
 from distreal_edge.config import FederationConfig, load_config
+from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from distreal_edge.aggregator import Lesson, RoundSettings
     from distreal_edge.config import Evaluation, NetworkChoice, TableChoice
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
     from distreal_edge.network import Network
 
-__all__ = ["aggregate"]
+__all__ = ["Prepared", "aggregate", "prepare"]
 
 
 @click.command()
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The federation's TOML file.")
 def aggregate(path: Path) -> None:
     """Lead a federation through its rounds; continue where it was stopped."""
-    from distreal_edge.aggregator import Aggregator, Lesson, RoundSettings  # noqa: PLC0415 - --help must be quick
+    from distreal_edge.aggregator import Aggregator  # noqa: PLC0415 - --help must be quick
 
     start_logging()
     config = load_config(path, FederationConfig)
-    network = build_network(config.network)
-    table = build_table(config.table, network, config.training.batch)
+    prepared = prepare(config)
     test, calibration = load_held_out(config.evaluation)
-    rounds, training = config.rounds, config.training
-    settings = RoundSettings(
-        number=rounds.number,
-        seconds=rounds.seconds,
-        upload_seconds=rounds.upload_seconds,
-        least_devices=rounds.least_devices,
-        devices_per_round=rounds.devices_per_round,
-        seed=rounds.seed,
-        closing_measurement=Aggregator.needs_closing_measurement(network, calibration),
-    )
-    lesson = Lesson(
-        batch=training.batch,
-        lr=training.lr,
-        final_lr=training.final_lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        epochs=training.epochs,
-        most_epochs=training.most_epochs,
-        statistics_images=training.statistics_images,
-        average=training.average,
-        ceilings=tuple((step.from_share, step.ceiling) for step in config.ceiling),
+    aggregator = Aggregator(
+        federation=config.federation,
+        network=prepared.network,
+        table=prepared.table,
+        settings=prepared.settings,
+        lesson=prepared.lesson,
+        state=Path(config.state).expanduser(),
+        broker=broker_arguments(config.broker),
+        test=test,
+        calibration=calibration,
+        threads=len(os.sched_getaffinity(0)),
     )
     with stopping_on_signals() as stop:
-        Aggregator(
-            federation=config.federation,
-            network=network,
-            table=table,
-            settings=settings,
-            lesson=lesson,
-            state=Path(config.state),
-            broker={
-                "host": config.broker.host,
-                "port": config.broker.port,
-                "allow_plaintext": config.broker.allow_plaintext,
-            },
-            test=test,
-            calibration=calibration,
-        ).run(stop)
+        aggregator.run(stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a configuration stands for, images aside."""
+
+    network: Network
+    table: Table
+    settings: RoundSettings
+    lesson: Lesson
+
+
+def prepare(config: FederationConfig) -> Prepared:
+    """Make what the configuration says, images aside; raise an error of ours where it cannot be made."""
+    from distreal_edge.aggregator import Lesson, RoundSettings  # noqa: PLC0415
+
+    rounds, training = config.rounds, config.training
+    network = build_network(config.network)
+    measured_here = config.evaluation.calibration_images > 0 or not network.plan.statistics
+    if not measured_here and training.statistics_images == 0:
+        raise ConfigError(
+            "training.statistics_images: 0 leaves nobody to measure batch-norm statistics; let devices measure them on "
+            "some images, or set evaluation.calibration_images"
+        )
+    return Prepared(
+        network,
+        build_table(config.table, network, training.batch),
+        RoundSettings(
+            number=rounds.number,
+            seconds=rounds.seconds,
+            upload_seconds=rounds.upload_seconds,
+            least_devices=rounds.least_devices,
+            devices_per_round=rounds.devices_per_round,
+            seed=rounds.seed,
+            closing_measurement=not measured_here,
+        ),
+        Lesson(
+            batch=training.batch,
+            lr=training.lr,
+            final_lr=training.final_lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            epochs=training.epochs,
+            most_epochs=training.most_epochs,
+            statistics_images=training.statistics_images,
+            average=training.average,
+            ceilings=tuple((step.from_share, step.ceiling) for step in config.ceiling),
+        ),
+    )
 
 
 def build_network(choice: NetworkChoice) -> Network:
     """Return the network that the configuration names."""
     from distreal_edge import zoo  # noqa: PLC0415
-    from distreal_edge.errors import ConfigError  # noqa: PLC0415
     from distreal_edge.network import Network, Preprocessing  # noqa: PLC0415
 
-    if (choice.file is None) == (choice.zoo is None):
-        raise ConfigError("network: give either a file, or the name of a network in the zoo")
     if choice.file is not None:
-        return Network.load(choice.file)
-    if choice.zoo is None or choice.zoo not in zoo.NETWORKS:
-        raise ConfigError(f"network.zoo: unknown network {choice.zoo!r}; choose one of {', '.join(zoo.NETWORKS)}")
+        return Network.load(Path(choice.file).expanduser())
+    assert choice.zoo is not None
     return zoo.NETWORKS[choice.zoo](
         classes=choice.classes,
         in_channels=choice.in_channels,
@@ -97,7 +121,7 @@ def build_table(choice: TableChoice, network: Network, batch: int) -> Table:
     from distreal_edge.search import uniform_table  # noqa: PLC0415
 
     if choice.file is not None:
-        table = Table.load(choice.file)
+        table = Table.load(Path(choice.file).expanduser())
         table.check_network(network.digest, network.plan.sizes)
         return table
     return uniform_table(network, draw=choice.draw, batch=batch, rows=choice.rows, keep_streams=choice.keep_streams)

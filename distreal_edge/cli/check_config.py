@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
-from distreal_edge.config import DeviceConfig, FederationConfig, load_config
-
 __all__ = ["check_config"]
+
+_ROLES: Final = ("device", "federation")
 
 
 @click.command("check-config")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--role", type=click.Choice(["device", "federation"]), required=True, help="Whose file it is.")
-def check_config(path: Path, role: str) -> None:
-    """Check a configuration file without starting anything."""
-    load_config(path, DeviceConfig if role == "device" else FederationConfig)
-    click.echo(f"{path}: a sound {role} configuration")
+@click.option("--role", type=click.Choice(_ROLES), help="Whose file it is, when its keys do not tell.")
+def check_config(path: Path, role: str | None) -> None:
+    """Check a configuration file, and the files it names, without starting anything or reading datasets."""
+    from distreal_edge.cli.aggregate import prepare  # noqa: PLC0415 - --help must be quick
+    from distreal_edge.cli.run import load_trace  # noqa: PLC0415
+    from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
+    from distreal_edge.config import DeviceConfig, FederationConfig, find_role, load_config  # noqa: PLC0415
+
+    roles: dict[str, type[DeviceConfig | FederationConfig]] = {"device": DeviceConfig, "federation": FederationConfig}
+    config = load_config(path, find_role(path) if role is None else roles[role])
+    broker_arguments(config.broker)
+    if isinstance(config, FederationConfig):
+        prepare(config)
+    else:
+        load_trace(config.resources)
+    whose = "the federation" if isinstance(config, FederationConfig) else "a device"
+    click.echo(f"{path}: a sound configuration of {whose}")

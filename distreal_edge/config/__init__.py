@@ -13,7 +13,7 @@ from distreal_edge.config.federation import (
     Training,
 )
 from distreal_edge.config.fields import Broker, Shard
-from distreal_edge.config.load import load_config
+from distreal_edge.config.load import find_role, load_config
 
 __all__ = [
     "Broker",
@@ -28,5 +28,6 @@ __all__ = [
     "Shard",
     "TableChoice",
     "Training",
+    "find_role",
     "load_config",
 ]

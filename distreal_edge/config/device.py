@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from distreal_edge.config.fields import Broker, Identifier, Positive, Section, Shard, Text
+from distreal_edge.errors import ConfigError
 
 __all__ = ["DeviceConfig", "DeviceData", "Resources"]
 
@@ -29,6 +30,11 @@ class Resources(Section, frozen=True):
     most_cores: Positive | None = None
     trace: Text | None = None
     core_speed: Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)] = 1.0
+
+    def __post_init__(self) -> None:
+        """Check that cores are said in one way only."""
+        if self.most_cores is not None and self.trace is not None:
+            raise ConfigError("most_cores: leave it out beside trace, which says how many cores are free")
 
 
 class DeviceConfig(Section, frozen=True):

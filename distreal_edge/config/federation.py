@@ -6,16 +6,28 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from distreal_edge import zoo
+from distreal_edge.aggregator import check_ceilings
 from distreal_edge.config.fields import Broker, Fraction, Identifier, Number, Positive, Section, Text, Whole
+from distreal_edge.dropout import DRAW_POLICIES
+from distreal_edge.errors import ConfigError
 
 __all__ = ["CeilingStep", "Evaluation", "FederationConfig", "NetworkChoice", "Rounds", "TableChoice", "Training"]
 
-_Numbers = Annotated[tuple[float, ...], msgspec.Meta(max_length=4096)]
+_Rate = Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)]
+_Epochs = Annotated[float, msgspec.Meta(gt=0.0, le=10_000.0)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+_Means = Annotated[tuple[Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)], ...], msgspec.Meta(max_length=4096)]
+_Scales = Annotated[tuple[Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)], ...], msgspec.Meta(max_length=4096)]
 
 
 class NetworkChoice(Section, frozen=True):
-    """The network: a `file`, or the name of one in the `zoo` with fresh weights from `seed`."""
+    """The network: a `file`, or the name of one in the `zoo` with fresh weights from `seed`.
+
+    `mean` and `std` normalise images in 0..1, one number for each of `in_channels`. In training an image is padded by
+    `crop_padding` black pixels and cropped back at random, and flipped at random with `horizontal_flip`. A file says
+    all of this itself.
+    """
 
     file: Text | None = None
     zoo: Text | None = None
@@ -23,19 +35,47 @@ class NetworkChoice(Section, frozen=True):
     in_channels: _Side = 3
     image_size: _Side = 32
     seed: Number = 0
-    mean: _Numbers = ()
-    std: _Numbers = ()
+    mean: _Means = ()
+    std: _Scales = ()
     crop_padding: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     horizontal_flip: bool = False
 
+    def __post_init__(self) -> None:
+        """Check that it names one network, completely."""
+        if self.zoo is None:
+            if self.file is None:
+                raise ConfigError("zoo: give the name of a network in the zoo, or the file of one")
+            _check_only_file(self, "the network's file says that itself")
+            return
+        if self.file is not None:
+            raise ConfigError("file: give either a file or a name in the zoo, not both")
+        if self.zoo not in zoo.NETWORKS:
+            raise ConfigError(f"zoo: no network is called {self.zoo!r}; choose one of {', '.join(zoo.NETWORKS)}")
+        if bool(self.mean) != bool(self.std):
+            present, absent = ("mean", "std") if self.mean else ("std", "mean")
+            raise ConfigError(f"{present}: normalising needs {absent} as well")
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in {0, self.in_channels}:
+                raise ConfigError(f"{key}: give {self.in_channels} numbers, one per channel, not {len(numbers)}")
+
 
 class TableChoice(Section, frozen=True):
-    """The rows to choose from: a `file`, or rows of uniform rates, with residual streams kept or not."""
+    """The rows to choose from: a `file`, or rows of uniform rates, with residual streams kept or not.
+
+    `draw` is the draw policy. A file says all of this itself.
+    """
 
     file: Text | None = None
     rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     keep_streams: bool = True
     draw: Text = "ordered"
+
+    def __post_init__(self) -> None:
+        """Check that there is such a policy, and that nothing is said twice."""
+        if self.file is not None:
+            _check_only_file(self, "the table's file says that itself")
+        if self.draw not in DRAW_POLICIES:
+            raise ConfigError(f"draw: no policy is called {self.draw!r}; choose one of {', '.join(DRAW_POLICIES)}")
 
 
 class Rounds(Section, frozen=True):
@@ -52,22 +92,36 @@ class Rounds(Section, frozen=True):
     devices_per_round: Whole | None = None
     seed: Number = 0
 
+    def __post_init__(self) -> None:
+        """Check that devices have time to train."""
+        if self.upload_seconds >= self.seconds:
+            raise ConfigError(
+                f"upload_seconds: {self.upload_seconds:g} leaves no time to train in rounds of {self.seconds:g} seconds"
+            )
+
 
 class Training(Section, frozen=True):
     """How devices train. `final_lr` lets the learning rate fall along a half cosine over the rounds.
 
     A device plans `epochs` over its images in a round, and goes on up to `most_epochs` when time is left over.
+    `average` weights what devices changed by the images that touched it, or (`fedavg`) by all their images.
+    `statistics_images` is on how many images each device measures batch-norm statistics, unless the aggregator does.
     """
 
     batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
-    lr: Positive = 0.1
-    final_lr: Positive | None = None
+    lr: _Rate = 0.1
+    final_lr: _Rate | None = None
     momentum: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0)] = 0.9
     weight_decay: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 5e-4
-    epochs: Positive = 1.0
-    most_epochs: Positive = 3.0
+    epochs: _Epochs = 1.0
+    most_epochs: _Epochs = 3.0
     average: Literal["touch", "fedavg"] = "touch"
     statistics_images: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 128
+
+    def __post_init__(self) -> None:
+        """Check that the limit is not below the aim."""
+        if self.most_epochs < self.epochs:
+            raise ConfigError(f"most_epochs: {self.most_epochs:g} is less than epochs, {self.epochs:g}")
 
 
 class CeilingStep(Section, frozen=True):
@@ -80,19 +134,32 @@ class CeilingStep(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     """The aggregator's own images: the test split, and `calibration_images` of the training split.
 
-    Batch-norm statistics are measured on the calibration images; with none of them, on the devices. `images` None
-    evaluates the whole test split after every round.
+    Batch-norm statistics are measured on the calibration images, of which there are none or at least 2; with none, on
+    the devices. `images` None evaluates the whole test split after every round. Devices that cut shards from the same
+    dataset must hold back as many images, from the same `seed`.
     """
 
     name: Text | None = None
     root: Text | None = None
-    images: Whole | None = None
+    images: Annotated[int, msgspec.Meta(ge=2, le=10**9)] | None = None
     calibration_images: Number = 0
     seed: Number = 0
 
+    def __post_init__(self) -> None:
+        """Check that there is a dataset to take images from."""
+        if self.name is None:
+            for key in ("root", "images", "calibration_images"):
+                if getattr(self, key):
+                    raise ConfigError(f"{key}: needs the dataset's name as well")
+        if self.calibration_images == 1:
+            raise ConfigError("calibration_images: one image has no statistics; give 0, or at least 2")
+
 
 class FederationConfig(Section, frozen=True):
-    """The whole file. `state` is the folder of models, updates and ledger."""
+    """The whole file. `state` is the folder of models, updates and ledger.
+
+    Each `[[ceiling]]` is a step of the ceiling's schedule, the first from share 0 on.
+    """
 
     federation: Identifier
     state: Text
@@ -105,3 +172,13 @@ class FederationConfig(Section, frozen=True):
         CeilingStep(from_share=0.0, ceiling=1.0),
     )
     evaluation: Evaluation = Evaluation()
+
+    def __post_init__(self) -> None:
+        """Check the order of the ceilings."""
+        check_ceilings([(step.from_share, step.ceiling) for step in self.ceiling])
+
+
+def _check_only_file(choice: NetworkChoice | TableChoice, why: str) -> None:
+    for field in msgspec.structs.fields(choice):
+        if field.name != "file" and getattr(choice, field.name) != field.default:
+            raise ConfigError(f"{field.name}: leave it out beside file: {why}")

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-__all__ = ["Broker", "Fraction", "Identifier", "Number", "Positive", "Shard", "Text", "Whole"]
+from distreal_edge.errors import ConfigError
 
-Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
+__all__ = ["Broker", "Fraction", "Identifier", "Number", "Positive", "Section", "Shard", "Text", "Whole"]
+
+Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
@@ -17,7 +19,10 @@ Fraction = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
+    """A table of a configuration file. What must fit together within one is checked when it is made.
+
+    A `ConfigError` raised there starts with the key that is wrong, so that the reader of the file can name its line.
+    """
 
 
 class Broker(Section, frozen=True):
@@ -36,12 +41,17 @@ class Shard(Section, frozen=True):
     """Which part of a dataset this device holds, when boards share one dataset for an experiment.
 
     The same `kind`, `shards`, `alpha`, `seed` and `held_back` on every device cut the dataset without overlap;
-    `held_back` images are left to the aggregator.
+    `held_back` images are left to the aggregator. `index` is counted from 0.
     """
 
     kind: Literal["iid", "dirichlet", "writer"]
     shards: Annotated[int, msgspec.Meta(ge=1, le=100_000)]
     index: Annotated[int, msgspec.Meta(ge=0, le=99_999)]
-    alpha: Positive = 0.5
+    alpha: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 0.5
     seed: Number = 0
     held_back: Number = 0
+
+    def __post_init__(self) -> None:
+        """Check that there is such a shard."""
+        if self.index >= self.shards:
+            raise ConfigError(f"index: {self.index} is too large, {self.shards} shards are counted from 0")
