@@ -1,0 +1,33 @@
+"""Say before anything is started what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distreal_edge.data import load_dataset
+from distreal_edge.engine import Engine
+from distreal_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distreal_edge.demo.scenario import Scenario
+
+__all__ = ["check_needs"]
+
+
+def check_needs(scenario: Scenario) -> None:
+    """Raise ConfigError for a missing package and DataError for missing images, each with what to install.
+
+    That a broker is missing, the broker says itself.
+    """
+    for module, extra, purpose in (
+        ("torch", "torch", "the engine that computes the training steps"),
+        ("matplotlib", "plots", "the pictures at the end"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"the demo needs {module} for {purpose}: pip install 'distreal-edge[{extra}]'")
+    # Not only found but working; and it is in the disk's cache before all boards load it at once.
+    Engine(scenario.network)
+    root = None if scenario.root is None else Path(scenario.root)
+    load_dataset(scenario.data, root=root, split="test")

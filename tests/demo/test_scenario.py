@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distreal_edge.config import DeviceConfig, FederationConfig, load_config
+from distreal_edge.data import shard_indices
+from distreal_edge.demo import default_scenario
+from distreal_edge.demo.folder import claim_folder
+from distreal_edge.demo.scenario import write_files
+from distreal_edge.demo.toml import to_toml
+
+if TYPE_CHECKING:
+    from distreal_edge.demo import Scenario
+
+
+class Inner(msgspec.Struct, frozen=True):
+    text: str = ""
+    numbers: tuple[float, ...] = ()
+
+
+class Outer(msgspec.Struct, frozen=True):
+    whole: int
+    flag: bool
+    absent: int | None
+    inner: Inner
+    several: tuple[Inner, ...]
+
+
+@given(
+    st.builds(
+        Outer,
+        whole=st.integers(-(2**53), 2**53),
+        flag=st.booleans(),
+        absent=st.none() | st.integers(0, 5),
+        inner=st.builds(
+            Inner,
+            text=st.text(st.characters(codec="utf-8")),
+            numbers=st.lists(st.floats(allow_nan=False, allow_infinity=False)).map(tuple),
+        ),
+        several=st.lists(st.builds(Inner, text=st.text("a#[]='\"\\\n\x7f\x00 ")), min_size=1, max_size=3).map(tuple),
+    )
+)
+def test_toml_gives_back_what_was_written(content: Outer) -> None:
+    text = to_toml(content, "A comment\nof two lines.")
+    import tomllib  # noqa: PLC0415
+
+    parsed = tomllib.loads(text)
+    assert ("absent" in parsed) == (content.absent is not None)
+    assert msgspec.convert({"absent": None, **parsed}, Outer) == content
+
+
+def test_the_files_of_the_demo_are_sound_configurations(tmp_path: Path, small: Scenario) -> None:
+    folder = tmp_path / "report"
+    claim_folder(folder)
+    commands = write_files(small, folder, host="127.0.0.1", port=4321)
+    assert list(commands) == ["aggregator", "pi-1", "pi-2"]
+    federation = load_config(commands["aggregator"][-1], FederationConfig)
+    assert federation.broker.port == 4321
+    assert federation.training == small.training
+    assert federation.ceiling == small.ceiling
+    devices = [load_config(commands[name][-1], DeviceConfig) for name in small.names]
+    assert [device.device for device in devices] == ["pi-1", "pi-2"]
+    assert len({device.state for device in devices} | {federation.state}) == 3
+    assert all(device.log_steps for device in devices)
+    for device in devices:
+        assert device.resources.trace is not None
+        assert Path(device.resources.trace).exists()
+
+
+def test_shards_do_not_overlap_each_other_or_the_calibration_images(tmp_path: Path, small: Scenario) -> None:
+    folder = tmp_path / "report"
+    claim_folder(folder)
+    commands = write_files(small, folder, host="127.0.0.1", port=4321)
+    federation = load_config(commands["aggregator"][-1], FederationConfig)
+    shards = [load_config(commands[name][-1], DeviceConfig).data.shard for name in small.names]
+    assert [shard.index for shard in shards if shard] == [0, 1]
+    for shard in shards:
+        assert shard is not None
+        assert (shard.kind, shard.alpha, shard.shards) == ("dirichlet", 0.5, 2)
+        # The same cut for all, with the same images left to the aggregator.
+        assert (shard.held_back, shard.seed) == (federation.evaluation.calibration_images, federation.evaluation.seed)
+
+
+def test_the_weak_board_does_not_get_most_of_the_images() -> None:
+    scenario = default_scenario()
+    labels = np.repeat(np.arange(10), 6000)
+    sizes = [
+        len(shard)
+        for shard in shard_indices(labels, kind="dirichlet", shards=4, seed=scenario.seed, alpha=scenario.alpha)
+    ]
+    assert sizes[3] < np.mean(sizes)
+
+
+@pytest.mark.parametrize(("seconds", "least"), [(1.0, 2), (180.0, 8)])
+def test_fewer_seconds_give_fewer_rounds_but_at_least_two(seconds: float, least: int) -> None:
+    scenario = default_scenario(seconds=seconds)
+    assert scenario.rounds >= least
+    assert scenario.rounds * scenario.round_s <= max(seconds + scenario.round_s, 2 * scenario.round_s)
