@@ -73,7 +73,7 @@ def demo(
     if report.outcome == "failed":
         raise DistrealError(report.problem)
     if not report.reached:
-        accuracy = "no accuracy" if report.accuracy is None else f"an accuracy of {report.accuracy:.2%}"
+        known = "no accuracy is known" if report.accuracy is None else f"the accuracy is {report.accuracy:.2%}"
         raise DistrealError(
-            f"{accuracy} misses the target of {report.target_accuracy:.0%}; logs are in {folder / 'logs'}"
+            f"{known}, the target of {report.target_accuracy:.0%} was missed; logs are in {folder / 'logs'}"
         )

@@ -90,7 +90,7 @@ class Scenario:
 def default_scenario(*, devices: int = 4, seconds: float = 180.0, draw: str = "ordered", seed: int = 1) -> Scenario:
     """Return the demo's scenario: Fashion-MNIST, with rounds for so many seconds, at least two.
 
-    A third of the rounds trains narrow rows only, because early on the number of mini-batches counts most.
+    The ceiling rises from third to third: early on the number of mini-batches counts most, so narrow rows come first.
     """
     return Scenario(
         devices=devices,
@@ -100,8 +100,12 @@ def default_scenario(*, devices: int = 4, seconds: float = 180.0, draw: str = "o
         seed=seed,
         network=demo_network(seed),
         table=TableChoice(rows=8, keep_streams=True, draw=draw),
-        training=Training(batch=32, lr=0.05, final_lr=0.005, epochs=0.4, most_epochs=1.5, statistics_images=0),
-        ceiling=(CeilingStep(from_share=0.0, ceiling=0.3), CeilingStep(from_share=0.33, ceiling=1.0)),
+        training=Training(batch=32, lr=0.05, final_lr=0.002, epochs=0.25, most_epochs=1.5, statistics_images=0),
+        ceiling=(
+            CeilingStep(from_share=0.0, ceiling=0.3),
+            CeilingStep(from_share=0.33, ceiling=0.5),
+            CeilingStep(from_share=0.66, ceiling=1.0),
+        ),
         calibration_images=512,
         evaluated_images=2000,
     )
