@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from distreal_edge.errors import StateError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["held_folder", "remove_durably", "write_durably"]
+__all__ = ["held_folder", "make_folder", "remove_durably", "write_durably"]
 
 _UNFINISHED = ".unfinished"
 
@@ -32,16 +32,33 @@ def write_durably(path: Path, data: bytes) -> None:
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise StateError(
             f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
         ) from None
 
 
 def remove_durably(path: Path) -> None:
-    """Remove a file if it is there, so that it does not come back after a power cut."""
-    path.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    """Remove a file if it is there, so that it does not come back after a power cut; raise `StateError` if it stays."""
+    try:
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StateError(
+            f"{path}: cannot be removed: {error.strerror}; check the disk and the folder's owner"
+        ) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if need be, so that it is there after a power cut; raise `StateError`."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in reversed(missing):
+            _sync_folder(made.parent)
+    except OSError as error:
+        raise StateError(f"{folder}: cannot be made: {error.strerror}; check the folder's owner") from None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -55,8 +72,8 @@ def _sync_folder(folder: Path) -> None:
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
     """Make a state folder if need be and hold it while inside; raise `StateError` when another process holds it."""
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise StateError(f"{folder}: cannot be used: {error.strerror}; check the folder's owner") from None

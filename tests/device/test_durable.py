@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distreal_edge.durable import held_folder, make_folder, remove_durably, write_durably
+from distreal_edge.errors import StateError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Disk:
+    """Record what is asked of the disk, in order, and stop at a given call as a power cut would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) -> None:
+        self.calls: list[str] = []
+        self._fail_at = fail_at
+        fsync, rename = os.fsync, Path.replace
+
+        def recorded_fsync(file: int) -> None:
+            self._note(f"sync {Path(f'/proc/self/fd/{file}').readlink().name}")
+            fsync(file)
+
+        def recorded_rename(old: Path, new: Path) -> Path:
+            self._note(f"rename {old.name} {new.name}")
+            return rename(old, new)
+
+        monkeypatch.setattr(os, "fsync", recorded_fsync)
+        monkeypatch.setattr(Path, "replace", recorded_rename)
+
+    def _note(self, call: str) -> None:
+        if len(self.calls) == self._fail_at:
+            raise OSError(28, "No space left on device")
+        self.calls.append(call)
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    write_durably(tmp_path / "a", b"new")
+    assert disk.calls == ["sync a.unfinished", "rename a.unfinished a", f"sync {tmp_path.name}"]
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("fail_at", [0, 1])
+def test_a_disk_that_refuses_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    Disk(monkeypatch, fail_at=fail_at)
+    with pytest.raises(StateError, match="cannot be written: No space left"):
+        write_durably(tmp_path / "a", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+def test_a_folder_that_is_gone_is_a_state_error(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="No such file"):
+        write_durably(tmp_path / "none" / "a", b"new")
+    with pytest.raises(StateError, match="cannot be removed"):
+        remove_durably(tmp_path / "none" / "a")
+
+
+def test_what_is_removed_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    disk = Disk(monkeypatch)
+    remove_durably(tmp_path / "a")
+    remove_durably(tmp_path / "a")
+    assert disk.calls == [f"sync {tmp_path.name}"] * 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_folder_is_synced_into_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    make_folder(tmp_path / "a" / "b")
+    assert disk.calls == [f"sync {tmp_path.name}", "sync a"]
+    make_folder(tmp_path / "a" / "b")
+    assert len(disk.calls) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_a_state_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match="cannot be made"):
+        make_folder(tmp_path / "file" / "b")
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from distreal_edge.durable import held_folder\n"
+        "with held_folder(Path(sys.argv[1])): print('held')"
+    )
+    again = [sys.executable, "-c", program, str(tmp_path / "state")]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with held_folder(tmp_path / "state"):
+        with pytest.raises(StateError, match="in use by another"), held_folder(tmp_path / "state"):
+            pass
+        refused = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, timeout=30)
+        assert "in use by another" in refused.stderr
+    held = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert held.stdout == "held\n"
