@@ -3,14 +3,15 @@
 Its tensors are the change of every trainable tensor (`change/<name>`), the batch-norm statistics that the device
 measured on the model it received (`statistics/<name>`, none or all), and which filters survived when: `survivors`,
 uint8 `[kinds, ceil(filters / 8)]`, the bit-packed masks of the distinct subsets it trained, and `survivor_images`,
-int64 `[kinds]`, the images trained with each.
+int64 `[kinds]`, the images trained with each. How many kinds there may be depends on the plan: see `most_kinds`.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,15 +28,26 @@ if TYPE_CHECKING:
     from distreal_edge.dropout import Subset
     from distreal_edge.network import Plan
 
-__all__ = ["MAXIMUM_KINDS", "SurvivorLog", "Update", "UpdateHeader", "decode_update", "encode_update", "most_bytes"]
+__all__ = [
+    "MAXIMUM_KINDS",
+    "SurvivorLog",
+    "Update",
+    "UpdateHeader",
+    "decode_update",
+    "encode_update",
+    "most_bytes",
+    "most_kinds",
+]
 
 MAXIMUM_KINDS = 65536
+_MAXIMUM_MASK_BYTES = 2**26
+"""What all masks of one update may take in memory, a byte per filter."""
 _HEADER_KEY = "distreal_edge_update"
 _MAXIMUM_HEADER_BYTES = 8 * 2**20
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
-_Identifier = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+_Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+_Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -48,7 +60,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     format: int = 1
     uid: _Identifier
     device: _Identifier
-    round: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+    round: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     model: _Digest
     images: _Count
     mini_batches: _Count
@@ -69,16 +81,21 @@ class Update:
 
 
 class SurvivorLog:
-    """Collect which filters survived, and on how many images: one entry per distinct subset."""
+    """Collect which filters survived, and on how many images: one entry per distinct subset, `most_kinds` at most."""
 
     def __init__(self, plan: Plan) -> None:
         """Start an empty log for a plan's filters."""
         self._sizes = plan.sizes
+        self._most = most_kinds(plan)
         self._images: dict[bytes, int] = {}
+
+    def has_room(self, subset: Subset) -> bool:
+        """Return whether a mini-batch of this subset can still be noted."""
+        return len(self._images) < self._most or self._key(subset) in self._images
 
     def add(self, subset: Subset, images: int) -> None:
         """Note that a mini-batch of so many images trained this subset."""
-        key = np.packbits(subset.mask(self._sizes)[:-1]).tobytes()
+        key = self._key(subset)
         self._images[key] = self._images.get(key, 0) + images
 
     @property
@@ -93,6 +110,9 @@ class SurvivorLog:
         kept = _unpack(packed, sum(self._sizes))
         return kept, np.array(list(self._images.values()), dtype=np.int64)
 
+    def _key(self, subset: Subset) -> bytes:
+        return np.packbits(subset.mask(self._sizes)[:-1]).tobytes()
+
 
 def _unpack(packed: NDArray[np.uint8], filters: int) -> NDArray[np.bool_]:
     kept = np.ones((packed.shape[0], filters + 1), dtype=np.bool_)
@@ -101,10 +121,18 @@ def _unpack(packed: NDArray[np.uint8], filters: int) -> NDArray[np.bool_]:
     return kept
 
 
+def most_kinds(plan: Plan) -> int:
+    """Return how many distinct subsets an update may tell of; 4,096 for 16,000 filters, never more than 65,536.
+
+    Both sides unpack the masks to a byte per filter, and must not be made to take more memory than that.
+    """
+    return min(MAXIMUM_KINDS, _MAXIMUM_MASK_BYTES // (plan.filters + 1))
+
+
 def most_bytes(plan: Plan) -> int:
-    """Return more than any sound update of this plan can have: the cap for what a device may send."""
+    """Return at least what any sound update of this plan can have: the cap for what a device may send."""
     tensors = 4 * sum(prod(shape) for shape in plan.tensors.values())
-    return tensors + MAXIMUM_KINDS * (ceil(plan.filters / 8) + 8) + _MAXIMUM_HEADER_BYTES
+    return tensors + most_kinds(plan) * (ceil(plan.filters / 8) + 8) + _MAXIMUM_HEADER_BYTES
 
 
 def encode_update(update: Update) -> bytes:
@@ -121,73 +149,95 @@ def encode_update(update: Update) -> bytes:
 
 
 def decode_update(data: bytes, plan: Plan) -> Update:
-    """Read an update for this plan; raise `ProtocolError` that says what is wrong with it.
+    """Read an update for this plan; raise `ProtocolError` whose first word is the reason's key.
 
     Checks form and values: names, types, shapes, finite numbers, and that the counts agree with each other. Whether
-    the update is for the round at hand is the aggregator's question.
+    the update is for the round at hand is the aggregator's question. Memory is bounded by `most_bytes`.
     """
     if len(data) > most_bytes(plan):
         raise ProtocolError(f"size: {len(data)} bytes are more than an update of this network can have")
     header, stated = _read_header(data)
-    expected = {f"change/{name}": parameter.shape for name, parameter in plan.parameters.items()}
-    if header.statistics_images:
-        expected |= {f"statistics/{name}": shape for name, shape in plan.statistics.items()}
-    if set(stated) != {*expected, "survivors", "survivor_images"}:
-        strange = sorted(set(stated) ^ {*expected, "survivors", "survivor_images"})
-        raise ProtocolError(f"shape: the update's tensors are not the network's: {', '.join(strange[:3])}")
+    _check_stated(stated, header, plan)
     try:
         tensors = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ProtocolError(f"form: not a sound safetensors file: {error}") from None
-    for name, shape in expected.items():
-        _check_tensor(name, tensors[name], shape)
-    kept, kept_images = _read_survivors(tensors, plan, header)
-    return Update(
-        header,
-        {name: tensors[f"change/{name}"] for name in plan.parameters},
-        {name: tensors[f"statistics/{name}"] for name in plan.statistics} if header.statistics_images else {},
-        kept,
-        kept_images,
-    )
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ProtocolError(f"form: not a sound safetensors file: {str(error)[:200]}") from None
+    changes = {name: tensors[f"change/{name}"] for name in plan.parameters}
+    statistics: dict[str, NDArray[np.float32]] = {}
+    if header.statistics_images:
+        statistics = {name: tensors[f"statistics/{name}"] for name in plan.statistics}
+    for name, tensor in (changes | statistics).items():
+        if not np.all(np.isfinite(tensor)):
+            raise ProtocolError(f"finite: {name} holds NaN or infinity")
+    for name, tensor in statistics.items():
+        if name.endswith(".running_var") and np.any(tensor < 0):
+            raise ProtocolError(f"finite: {name} holds a negative variance")
+    _check_counts(tensors["survivor_images"], header)
+    return Update(header, changes, statistics, _unpack(tensors["survivors"], plan.filters), tensors["survivor_images"])
 
 
-def _read_header(data: bytes) -> tuple[UpdateHeader, list[str]]:
+class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a safetensors header describes a tensor."""
+
+    dtype: str
+    shape: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    data_offsets: tuple[int, int]
+
+
+class _Document(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Two readers must never see two updates in one.
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _read_header(data: bytes) -> tuple[UpdateHeader, dict[str, _Tensor]]:
     length = int.from_bytes(data[:8], "little")
     if not 0 < length <= min(_MAXIMUM_HEADER_BYTES, len(data) - 8):
         raise ProtocolError("form: the update's header is cut off or too long")
     try:
-        document = msgspec.json.decode(data[8 : 8 + length], type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(document.pop("__metadata__", msgspec.Raw(b"{}")), type=dict[str, str])
-        header = msgspec.json.decode(metadata.get(_HEADER_KEY, ""), type=UpdateHeader)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ProtocolError(f"form: the update's header is not valid: {error}") from None
+        document = json.loads(data[8 : 8 + length], object_pairs_hook=_no_repeats)
+        metadata = msgspec.convert(document, type=_Document).metadata
+        header = msgspec.json.decode(metadata[_HEADER_KEY], type=UpdateHeader)
+        del document["__metadata__"]
+        stated = msgspec.convert(document, type=dict[str, _Tensor])
+    except KeyError:
+        raise ProtocolError(f"form: the metadata has no {_HEADER_KEY!r}") from None
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"form: the update's header is not valid: {str(error)[:200]}") from None
     if header.format != 1:
         raise ProtocolError(f"form: update format {header.format} is not known")
-    return header, list(document)
+    return header, stated
 
 
-def _check_tensor(name: str, tensor: NDArray[np.float32], shape: tuple[int, ...]) -> None:
-    if tensor.dtype != np.float32:
-        raise ProtocolError(f"type: {name} must be float32, got {tensor.dtype}")
-    if tensor.shape != shape:
-        raise ProtocolError(f"shape: {name} must be {shape}, got {tensor.shape}")
-    if not np.all(np.isfinite(tensor)):
-        raise ProtocolError(f"finite: {name} holds NaN or infinity")
-    if name.startswith("statistics/") and name.endswith(".running_var") and np.any(tensor < 0):
-        raise ProtocolError(f"finite: {name} holds a negative variance")
+def _check_stated(stated: Mapping[str, _Tensor], header: UpdateHeader, plan: Plan) -> None:
+    """Hold what the header says of the tensors against the plan, before any memory is taken for them."""
+    expected = {f"change/{name}": ("F32", parameter.shape) for name, parameter in plan.parameters.items()}
+    if header.statistics_images:
+        expected |= {f"statistics/{name}": ("F32", shape) for name, shape in plan.statistics.items()}
+    survivors = stated.get("survivors")
+    kinds = survivors.shape[0] if survivors is not None and survivors.shape else 0
+    expected |= {"survivors": ("U8", (kinds, ceil(plan.filters / 8))), "survivor_images": ("I64", (kinds,))}
+    strange = sorted(set(stated) ^ set(expected))
+    if strange:
+        raise ProtocolError(f"shape: the update's tensors are not the network's: {str(strange[:3])[:200]}")
+    for name, (dtype, shape) in expected.items():
+        if stated[name].dtype != dtype:
+            raise ProtocolError(f"type: {name} must be {dtype}, got {stated[name].dtype[:20]}")
+        if stated[name].shape != shape:
+            raise ProtocolError(f"shape: {name} must be {shape}, got {str(stated[name].shape)[:80]}")
+    if kinds > most_kinds(plan):
+        raise ProtocolError(f"size: {kinds} kinds of subsets, an update of this network has at most {most_kinds(plan)}")
 
 
-def _read_survivors(
-    tensors: Mapping[str, NDArray[np.generic]], plan: Plan, header: UpdateHeader
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    packed, images = tensors["survivors"], tensors["survivor_images"]
-    if packed.dtype != np.uint8 or images.dtype != np.int64 or images.ndim != 1 or len(images) > MAXIMUM_KINDS:
-        raise ProtocolError("type: survivors must be uint8 [kinds, bytes] and survivor_images int64 [kinds]")
-    if packed.shape != (len(images), ceil(plan.filters / 8)):
-        raise ProtocolError(f"shape: survivors are {packed.shape}, not ({len(images)}, {ceil(plan.filters / 8)})")
-    counts = images.astype(np.int64)
-    if np.any(counts < 1) or sum(counts.tolist()) != header.images:
+def _check_counts(kept_images: NDArray[np.int64], header: UpdateHeader) -> None:
+    # Summed in whole numbers of Python: int64 might wrap around.
+    if np.any(kept_images < 1) or sum(kept_images.tolist()) != header.images:
         raise ProtocolError("samples: the images of the survivors do not add up to the update's images")
-    if header.mini_batches > header.images or (header.images and not header.mini_batches):
-        raise ProtocolError("samples: the update's images and mini-batches contradict each other")
-    return _unpack(packed.astype(np.uint8), plan.filters), counts
+    if not len(kept_images) <= header.mini_batches <= header.images:
+        raise ProtocolError("samples: images, mini-batches and kinds of subsets contradict each other")
