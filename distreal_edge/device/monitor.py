@@ -3,53 +3,92 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
 from distreal_edge.device.board import Availability
 
-__all__ = ["Monitor"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Monitor", "Readings", "read_machine"]
 
 _INTERVAL_S = 0.25
 _LEAST_CORES = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the machine's counters say at one moment.
+
+    `own_s` and `busy_s` are the CPU seconds used so far by this process, and by everybody on the `cpus` CPUs that this
+    process may run on; `memory_bytes` is what can still be had.
+    """
+
+    time_s: float
+    cpus: int
+    own_s: float
+    busy_s: float
+    memory_bytes: int
+
+
 class Monitor:
-    """Sample availability, at most four times a second.
+    """Sample availability, at most four times a second; may be asked from any thread.
 
     Cores are those this process may run on, less what other processes used since the last sample, at most
     `most_cores`. Some are always reported: a process of lowest priority still gets crumbs on a busy machine.
     """
 
-    def __init__(self, most_cores: float | None = None) -> None:
-        """Take a first sample to compare with."""
-        self._process = psutil.Process()
-        self._allowed = len(os.sched_getaffinity(0))
-        self._most = float(self._allowed) if most_cores is None else min(float(self._allowed), most_cores)
-        self._time = time.monotonic()
-        self._own, self._busy = self._used()
-        self._latest = Availability(self._most, float(psutil.virtual_memory().available))
+    def __init__(
+        self,
+        most_cores: float | None = None,
+        *,
+        read: Callable[[], Readings] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take a first sample to compare with, by `read` (None: of this machine)."""
+        self._most_cores = most_cores
+        self._read = read_machine if read is None else read
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = self._read()
+        self._latest = self._availability(float(self._last.cpus))
 
     def sample(self) -> Availability:
         """Return what can be spent now."""
-        now = time.monotonic()
-        elapsed = now - self._time
-        if elapsed >= _INTERVAL_S:
-            own, busy = self._used()
-            others = max(0.0, (busy - self._busy) - (own - self._own)) / elapsed
-            cores = min(self._most, max(_LEAST_CORES, self._allowed - others))
-            self._time, self._own, self._busy = now, own, busy
-            self._latest = Availability(cores, float(psutil.virtual_memory().available))
-        return self._latest
+        with self._lock:
+            if self._clock() - self._last.time_s >= _INTERVAL_S:
+                before, self._last = self._last, self._read()
+                elapsed = self._last.time_s - before.time_s
+                # While the CPUs that we may run on change, the two counts of others are of different CPUs.
+                if elapsed > 0.0 and self._last.cpus == before.cpus:
+                    others = (self._last.busy_s - before.busy_s) - (self._last.own_s - before.own_s)
+                    self._latest = self._availability(self._last.cpus - max(0.0, others) / elapsed)
+                else:
+                    self._latest = self._availability(float(self._last.cpus))
+            return self._latest
 
-    def _used(self) -> tuple[float, float]:
-        """Return the CPU seconds used so far by this process, and by all of them on the CPUs allowed to it."""
-        times = psutil.cpu_times(percpu=True)
-        busy = 0.0
-        for cpu in os.sched_getaffinity(0):
-            if cpu < len(times):
-                each = times[cpu]
-                busy += sum(each) - each.idle - getattr(each, "iowait", 0.0) - getattr(each, "guest", 0.0)
-        mine = self._process.cpu_times()
-        return mine.user + mine.system, busy
+    def _availability(self, free: float) -> Availability:
+        most = float(self._last.cpus) if self._most_cores is None else min(self._most_cores, float(self._last.cpus))
+        return Availability(min(most, max(_LEAST_CORES, free)), float(self._last.memory_bytes))
+
+
+def read_machine() -> Readings:
+    """Read this machine's counters."""
+    allowed = os.sched_getaffinity(0)
+    times = psutil.cpu_times(percpu=True)
+    busy = 0.0
+    for cpu in allowed:
+        if cpu < len(times):
+            each = times[cpu]
+            # A guest's time is counted twice by Linux: as the guest's, and in user or nice.
+            idle = (getattr(each, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+            busy += sum(each) - sum(idle)
+    mine = psutil.Process().cpu_times()
+    return Readings(
+        time.monotonic(), len(allowed), mine.user + mine.system, busy, int(psutil.virtual_memory().available)
+    )
