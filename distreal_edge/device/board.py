@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Availability", "Board", "Ran", "RealBoard", "TraceBoard"]
 
+_LOOK_S = 0.05
+"""How soon a wait notices that it is no longer wanted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What work gave and took: its result, seconds by the board's clock, and seconds of one core of the board."""
+    """What work gave and took: its result, seconds by the board's clock, and seconds of one core of the board.
+
+    `seconds` may be more than have passed: an emulated board is waited for, see `Board.wait_until`. Infinity stands for
+    work that it would never finish.
+    """
 
     result: float
     seconds: float
@@ -44,10 +51,13 @@ class Board(Protocol):
         """Return the time in unix seconds."""
 
     def availability(self) -> Availability:
-        """Return what can be spent now."""
+        """Return what can be spent now; called from any thread."""
 
     def run(self, work: Callable[[int], float], threads: int) -> Ran:
         """Do `work(threads)`."""
+
+    def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
+        """Let time pass until then, or until `stopped()`."""
 
 
 class RealBoard:
@@ -73,16 +83,22 @@ class RealBoard:
         seconds = time.monotonic() - start
         return Ran(result, seconds, seconds * cores)
 
+    def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
+        """Sleep until then, or until `stopped()`."""
+        while (left_s := time_s - time.time()) > 0.0 and not stopped():
+            time.sleep(min(_LOOK_S, left_s))
+
 
 class TraceBoard:
     """A board whose free cores follow a trace, each core `core_speed` times as fast as one here.
 
-    Work is done on one thread here and its CPU time taken; the call returns when a board with the trace's cores would
-    have finished. Other load on this machine therefore does not show, as long as there is some CPU left.
+    Work is done on one thread here and its CPU time taken; `Ran.seconds` is what a board with the trace's cores, and
+    with as many threads as were asked for, would have taken. Other load on this machine therefore does not show, as
+    long as there is some CPU left.
     """
 
     def __init__(self, trace: Trace, *, core_speed: float, stop: threading.Event) -> None:
-        """Start the trace now. `stop` ends the wait for slow boards at once."""
+        """Start the trace now. `stop` ends every wait at once."""
         self._trace = trace
         self._core_speed = core_speed
         self._stop = stop
@@ -96,13 +112,16 @@ class TraceBoard:
         """Return the cores that the trace has free now."""
         return Availability(cores=self._trace.at(time.monotonic() - self._start))
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:  # noqa: ARG002
-        """Do the work on one thread, and wait until the emulated board would have finished it."""
+    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+        """Do the work on one thread, and say when the emulated board would have finished it."""
         began = time.monotonic() - self._start
         cpu = time.thread_time()
         result = work(1)
         core_seconds = (time.thread_time() - cpu) / self._core_speed
-        ends = self._trace.finish(began, core_seconds)
-        # An emulated board without a free core at the end of its trace would wait for ever; an hour stands for that.
-        self._stop.wait(min(max(0.0, ends - (time.monotonic() - self._start)), 3600.0))
-        return Ran(result, time.monotonic() - self._start - began, core_seconds)
+        return Ran(result, self._trace.finish(began, core_seconds, threads) - began, core_seconds)
+
+    def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
+        """Wait until then, or until `stopped()` or the stop event says otherwise."""
+        while (left_s := time_s - time.time()) > 0.0 and not stopped():
+            if self._stop.wait(min(_LOOK_S, left_s)):
+                return
