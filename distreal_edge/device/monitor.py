@@ -19,6 +19,8 @@ __all__ = ["Monitor", "Readings", "read_machine"]
 
 _INTERVAL_S = 0.25
 _LEAST_CORES = 0.05
+# A guest's time is counted by Linux as the guest's, and once more in user or nice.
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,7 @@ def read_machine() -> Readings:
     busy = 0.0
     for cpu in allowed:
         if cpu < len(times):
-            each = times[cpu]
-            # A guest's time is counted twice by Linux: as the guest's, and in user or nice.
-            idle = (getattr(each, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
-            busy += sum(each) - sum(idle)
+            busy += sum(getattr(times[cpu], name, 0.0) for name in _BUSY)
     mine = psutil.Process().cpu_times()
     return Readings(
         time.monotonic(), len(allowed), mine.user + mine.system, busy, int(psutil.virtual_memory().available)
