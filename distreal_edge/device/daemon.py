@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import logging
 import queue
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from distreal_edge.device.blobs import Blobs
+from distreal_edge.device.health import health_of
 from distreal_edge.device.rounds import (
     Action,
     AskForChunks,
     DeviceRounds,
     Forget,
+    Phase,
     Send,
     StopTraining,
     Train,
 )
 from distreal_edge.device.spool import Spool
-from distreal_edge.device.trainer import MiniBatch
+from distreal_edge.device.steps import StepLog
+from distreal_edge.device.upload import Upload
 from distreal_edge.device.worker import Worker
 from distreal_edge.durable import held_folder
-from distreal_edge.errors import DataError, ProtocolError, TransportError
+from distreal_edge.errors import DataError, ProtocolError, StateError, TransportError
 from distreal_edge.transport import (
     Ack,
     BlobTopic,
     Connected,
-    DeviceHealth,
     DeviceState,
     DeviceTopic,
     Disconnected,
-    FrameReader,
     Manifest,
     Message,
     RoundTopic,
@@ -50,13 +49,15 @@ if TYPE_CHECKING:
 
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
+    from distreal_edge.device.trainer import MiniBatch
 
 __all__ = ["DeviceDaemon"]
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.2
+_UPLOAD_TICK_S = 0.01
 _HEALTH_S = 1.0
-_END_S = 2.0
+_END_S = 1.0
 
 
 class DeviceDaemon:
@@ -87,8 +88,6 @@ class DeviceDaemon:
         self._session_id = secrets.token_hex(8)
         self._log_steps = log_steps
         self._latest: MiniBatch | None = None
-        self._mini_batches = 0
-        self._images_per_s = 0.0
         self._announced_state = ""
 
     def run(self, stop: threading.Event) -> None:
@@ -96,7 +95,7 @@ class DeviceDaemon:
         offline = encode(DeviceState("offline", self._session_id, len(self._dataset), self._version))
         with (
             held_folder(self._state),
-            _StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
+            StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
             Session(
                 client_id=self._device,
                 will_topic=self._topics.device_state(self._device),
@@ -108,6 +107,7 @@ class DeviceDaemon:
             self._stop = stop
             self._blobs = Blobs()
             self._spool = Spool(self._state / "spool")
+            self._upload: Upload | None = None
             self._worker = Worker(
                 device=self._device,
                 dataset=self._dataset,
@@ -115,41 +115,49 @@ class DeviceDaemon:
                 spool=self._spool,
                 report=lambda step: self._step_done(step, step_log),
             )
-            self._rounds = DeviceRounds(
-                self._device, waiting=self._spool.waiting(), answered_round=self._spool.newest_round()
-            )
+            self._rounds = DeviceRounds(self._device, waiting=self._spool.waiting(), done=self._spool.tasks())
             self._announce_state("starting")
-            session.subscribe(self._topics.round, self._topics.ack(self._device), f"{self._topics.prefix}blob/+/+")
-            self._serve()
+            session.subscribe(self._topics.round, self._topics.ack(self._device), self._topics.all_blobs)
+            try:
+                self._serve()
+            finally:
+                self._worker.stop()
+                self._worker.join(_END_S)
 
     def _serve(self) -> None:
         health_due_s = 0.0
         while not self._stop.is_set():
-            try:
-                event = self._session.events.get(timeout=_TICK_S)
-            except queue.Empty:
-                pass
-            else:
-                match event:
-                    case Message():
-                        self._message(event)
-                    case Connected():
-                        self._act(self._rounds.connected(time.time()))
-                    case Disconnected(reason, final=True):
-                        raise TransportError(reason)
+            self._take_event()
             while not self._worker.finished.empty():
                 ended = self._worker.finished.get()
                 if ended.uid is None:
                     _log.warning("round %d: no update: %s", ended.round_number, ended.reason)
-                self._act(self._rounds.trained(ended.uid, ended.round_number, time.time()))
+                self._act(self._rounds.trained(ended.uid))
                 self._begin_when_complete()
             self._act(self._rounds.tick(time.time()))
+            self._advance_upload()
             self._announce_state(self._rounds.phase.value)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
                 self._publish_health()
-        self._worker.stop()
-        self._worker.join(_END_S)
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def _take_event(self) -> None:
+        try:
+            event = self._session.events.get(timeout=_TICK_S if self._upload is None else _UPLOAD_TICK_S)
+        except queue.Empty:
+            return
+        match event:
+            case Message():
+                self._message(event)
+            case Connected():
+                self._act(self._rounds.connected(time.time()))
+            case Disconnected(reason, final):
+                if final:
+                    raise TransportError(reason)
+                self._upload = None
+                self._rounds.disconnected()
 
     def _message(self, message: Message) -> None:
         now = time.time()
@@ -159,28 +167,45 @@ class DeviceDaemon:
                     manifest = decode(Manifest, message.payload, where=message.topic)
                     self._blobs.expect(manifest)
                     self._act(self._rounds.announced(manifest, now))
+                    self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):
-                        self._act(self._rounds.chunk_arrived(now))
+                        self._rounds.chunk_arrived(now)
                 case DeviceTopic(kind="ack"):
                     ack = decode(Ack, message.payload, where=message.topic)
                     if ack.kind == "refused":
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
-                    self._act(self._rounds.acknowledged(ack, now))
+                    self._act(self._rounds.acknowledged(ack))
         except ProtocolError as error:
             _log.warning("ignored: %s", error)
         self._begin_when_complete()
 
+    def _warn_when_late(self, manifest: Manifest, now: float) -> None:
+        # The aggregator announces a round as it opens it: this is an old round, or one of the two clocks is wrong.
+        if self._device in manifest.selected and not manifest.finished and now >= manifest.train_until_s:
+            _log.warning(
+                "round %d: its time for training ended %.0f s ago; if this goes on, set the clocks right",
+                manifest.number,
+                now - manifest.train_until_s,
+            )
+
     def _begin_when_complete(self) -> None:
         if self._blobs.complete:
             self._act(self._rounds.blobs_complete(time.time()))
+
+    def _step_done(self, step: MiniBatch, step_log: StepLog) -> None:
+        """Take note of a mini-batch, in the trainer's thread."""
+        self._latest = step
+        step_log.write(step)
+
+    # -- what to do --------------------------------------------------------------------------------------------------
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case AskForChunks():
                     for want in self._blobs.wanted():
-                        self._session.publish(self._topics.want(self._device), encode(want))
+                        self._publish(self._topics.want(self._device), encode(want))
                 case Train(manifest):
                     _log.info(
                         "round %d: training until %.1f s from now, rows up to %.0f %% of the network",
@@ -188,37 +213,51 @@ class DeviceDaemon:
                         manifest.train_until_s - time.time(),
                         100 * manifest.ceiling,
                     )
-                    self._mini_batches = 0
+                    self._latest = None
                     self._worker.start(manifest, self._blobs.data(manifest.model), self._blobs.data(manifest.table))
                 case StopTraining():
                     self._worker.stop()
                 case Send(uid, missing):
-                    self._send(uid, missing)
+                    self._begin_upload(uid, missing)
                 case Forget(uid):
+                    if self._upload is not None and self._upload.uid == uid:
+                        self._upload = None
                     self._spool.remove(uid)
 
-    def _send(self, uid: str, missing: tuple[int, ...]) -> None:
-        path = self._spool.path(uid)
-        if path is None or not self._session.connected:
-            self._rounds.sending_failed()
-            return
-        self._announce_state("uploading")
+    def _publish(self, topic: str, payload: bytes) -> None:
         try:
-            reader = FrameReader(path)
-            self._session.send_frames(
-                lambda index: self._topics.update(self._device, uid, index),
-                reader.frames(missing or None),
-                stop=self._stop,
-            )
+            self._session.publish(topic, payload)
         except TransportError as error:
-            _log.warning("update %s was not sent whole: %s", uid, error)
-            self._rounds.sending_failed()
+            _log.warning("%s", error)
 
-    def _step_done(self, step: MiniBatch, step_log: _StepLog) -> None:
-        self._latest = step
-        self._mini_batches = step.mini_batch
-        self._images_per_s = step.images / step.seconds if step.seconds > 0 else 0.0
-        step_log.write(step)
+    def _begin_upload(self, uid: str, missing: tuple[int, ...]) -> None:
+        path = self._spool.path(uid)
+        try:
+            if path is None:
+                raise FileNotFoundError(2, "not in the spool any more")
+            self._upload = Upload(
+                uid,
+                path,
+                missing,
+                lambda index, frame: self._session.publish(self._topics.update(self._device, uid, index), frame),
+            )
+        except (OSError, ProtocolError) as error:
+            _log.warning("update %s cannot be sent: %s", uid, error)
+            self._upload = None
+            self._act(self._rounds.lost(uid))
+
+    def _advance_upload(self) -> None:
+        upload = self._upload
+        if upload is None:
+            return
+        try:
+            if upload.advance():
+                self._upload = None
+                self._rounds.sent(upload.uid, time.time())
+        except (TransportError, ProtocolError, StateError, OSError) as error:
+            _log.warning("update %s was not sent whole: %s", upload.uid, error)
+            self._upload = None
+            self._rounds.sending_failed(upload.uid, time.time())
 
     def _announce_state(self, state: str) -> None:
         # Fetching is a part of waiting, as the others see it.
@@ -234,45 +273,6 @@ class DeviceDaemon:
 
     def _publish_health(self) -> None:
         availability = self._board.availability()
-        training = self._rounds.phase.value == "training"
-        step = self._latest if training else None
-        health = DeviceHealth(
-            time_s=time.time(),
-            cores=availability.cores,
-            memory_bytes=int(availability.memory_bytes or 0),
-            temperature_c=None,
-            row=step.row if step else None,
-            threads=step.threads if step else 0,
-            images_per_s=self._images_per_s if step else 0.0,
-            spool=len(self._spool.waiting()),
-            round=step.round if step else None,
-            mini_batches=self._mini_batches,
-            loss=step.loss if step and abs(step.loss) < 1e38 else None,
-            vector_macs_share=step.share if step else None,
-        )
+        training = self._rounds.phase is Phase.TRAINING
+        health = health_of(time.time(), availability, len(self._spool.waiting()), self._latest, training=training)
         self._session.publish_retained(self._topics.device_health(self._device), encode(health), qos=0)
-
-
-class _StepLog:
-    """`steps.csv`: one line per mini-batch, or nothing when no file is wanted."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def __enter__(self) -> Self:
-        if self._path is not None:
-            new = not self._path.exists()
-            self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
-            self._writer = csv.writer(self._file)
-            if new:
-                self._writer.writerow([field.name for field in dataclasses.fields(MiniBatch)])
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._path is not None:
-            self._file.close()
-
-    def write(self, step: MiniBatch) -> None:
-        """Append a line."""
-        if self._path is not None:
-            self._writer.writerow(dataclasses.astuple(step))

@@ -1,6 +1,7 @@
 """What a device does next: a state machine without sockets, clocks, files or threads.
 
 Events come in as method calls, with the time where it matters; what to do comes back as actions, in order.
+`docs/device.md` has the states, and why the newest update goes first.
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from distreal_edge.transport import Ack, Manifest
 
-__all__ = ["Action", "AskForChunks", "DeviceRounds", "Forget", "Phase", "Send", "StopTraining", "Train"]
+__all__ = ["Action", "AskForChunks", "DeviceRounds", "Forget", "Phase", "Send", "StopTraining", "Train", "task_of"]
 
 FETCH_PATIENCE_S = 2.0
-"""A model that has not grown by a chunk for so long is asked for again."""
+"""A model that has not grown by a chunk for so long is asked for again; each time twice as long."""
 ACK_PATIENCE_S = 10.0
-"""An update that has not been answered for so long is sent again."""
+"""An update that was sent whole and not answered for so long is sent again; each time twice as long."""
+LONGEST_PATIENCE_S = 160.0
+MOST_WAITING = 4
+"""An aggregator that was away for long is interested in the newest rounds only, so that little is kept."""
+
+
+def task_of(manifest: Manifest) -> str:
+    """Return what tells a round's work from any other: its number and its model; sorted, newest last."""
+    return f"{manifest.number:010d}-{manifest.model.digest[:16]}"
 
 
 class Phase(Enum):
@@ -48,7 +59,10 @@ class StopTraining:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send chunks of an update; `missing` empty means all of them."""
+    """Send chunks of an update instead of what is being sent; `missing` empty means all of them.
+
+    `sent`, `sending_failed` or `lost` says how it went, unless another `Send` comes before.
+    """
 
     uid: str
     missing: tuple[int, ...] = ()
@@ -56,7 +70,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Remove an update from the spool."""
+    """Remove an update from the spool, and stop sending it."""
 
     uid: str
 
@@ -67,24 +81,32 @@ Action = AskForChunks | Train | StopTraining | Send | Forget
 class DeviceRounds:
     """One device's way through the rounds.
 
-    `waiting` are the updates found in the spool at the start, and `answered_round` the newest round among them.
+    `waiting` are the updates found in the spool at the start, newest first, and `done` the tasks that they are for.
+
+    While there is a connection and an update waits, one update is *at the front*: it is being sent, or was sent and
+    its answer is awaited. A new update goes to the front at once. An answer that does not come makes room for the next
+    one in turn, so that no update holds up the others.
     """
 
-    def __init__(self, device: str, *, waiting: tuple[str, ...] = (), answered_round: int = 0) -> None:
-        """Start idle."""
+    def __init__(self, device: str, *, waiting: Iterable[str] = (), done: Iterable[str] = ()) -> None:
+        """Start idle and unconnected."""
         self._device = device
         self._waiting = list(waiting)
-        self._answered_round = answered_round
+        self._done = set(done)
+        self._connected = False
         self._manifest: Manifest | None = None
         self._fetching = False
-        self._training = False
+        self._training: str | None = None
         self._quiet_since = 0.0
-        self._sent_at: float | None = None
+        self._fetch_patience_s = FETCH_PATIENCE_S
+        self._front: str | None = None
+        self._sent_at: float | None = None  # None: the front is still being sent
+        self._ack_patience_s = ACK_PATIENCE_S
 
     @property
     def phase(self) -> Phase:
         """What the device is busy with."""
-        if self._training:
+        if self._training is not None:
             return Phase.TRAINING
         if self._fetching:
             return Phase.FETCHING
@@ -92,82 +114,128 @@ class DeviceRounds:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The round that is being fetched, trained or was trained last."""
+        """The newest round that was announced."""
         return self._manifest
 
+    # -- the connection ----------------------------------------------------------------------------------------------
+
     def connected(self, now: float) -> list[Action]:
-        """Note that the session is there (again): send what waits."""
-        return self._send_first(now)
+        """Note that the session is there (again): send what waits, and do not be shy to ask."""
+        self._connected = True
+        self._quiet_since = now
+        self._fetch_patience_s = FETCH_PATIENCE_S
+        self._ack_patience_s = ACK_PATIENCE_S
+        return [*self._give_way(), *self._send_first()]
+
+    def disconnected(self) -> None:
+        """Note that the session is gone, and with it what was being sent."""
+        self._connected = False
+        self._front = self._sent_at = None
+
+    # -- a round -----------------------------------------------------------------------------------------------------
 
     def announced(self, manifest: Manifest, now: float) -> list[Action]:
         """Take in a round's manifest, which may be one that is known already."""
+        # Whoever published it is there, and may answer now what it did not answer before.
+        self._ack_patience_s = ACK_PATIENCE_S
         if self._manifest is not None and manifest == self._manifest:
             return []
-        actions: list[Action] = [StopTraining()] if self._training else []
         self._manifest = manifest
         self._fetching = (
             not manifest.finished
             and self._device in manifest.selected
-            and manifest.number != self._answered_round
+            and task_of(manifest) not in self._done
             and now < manifest.train_until_s
         )
         self._quiet_since = now
-        return actions
+        self._fetch_patience_s = FETCH_PATIENCE_S
+        return [] if self._training is None else [StopTraining()]
 
-    def chunk_arrived(self, now: float) -> list[Action]:
+    def chunk_arrived(self, now: float) -> None:
         """Note that the round's model or table grew."""
         self._quiet_since = now
-        return []
 
     def blobs_complete(self, now: float) -> list[Action]:
-        """Note that model and table are there."""
-        if not self._fetching or self._training or self._manifest is None:
+        """Note that model and table of the newest round are there."""
+        if not self._fetching or self._training is not None or self._manifest is None:
             return []
         self._fetching = False
         if now >= self._manifest.train_until_s:
             return []
-        self._training = True
+        self._training = task_of(self._manifest)
         return [Train(self._manifest)]
 
-    def trained(self, uid: str | None, round_number: int, now: float) -> list[Action]:
+    def trained(self, uid: str | None) -> list[Action]:
         """Note that training ended; its update `uid` is in the spool, or None when there is none."""
-        self._training = False
-        if uid is None:
+        task, self._training = self._training, None
+        if uid is None or task is None:
             return []
-        self._waiting.append(uid)
-        self._answered_round = max(self._answered_round, round_number)
-        return self._send_first(now) if len(self._waiting) == 1 or self._sent_at is None else []
+        self._waiting.insert(0, uid)
+        self._done = {task}
+        if self._manifest is not None and task_of(self._manifest) == task:
+            self._fetching = False  # announced anew with other words, too late to stop
+        return [*self._give_way(), *self._send_first()]
 
-    def acknowledged(self, ack: Ack, now: float) -> list[Action]:
+    # -- updates -----------------------------------------------------------------------------------------------------
+
+    def sent(self, uid: str, now: float) -> None:
+        """Note that the broker has taken all that was to be sent of an update."""
+        if uid == self._front:
+            self._sent_at = now
+
+    def sending_failed(self, uid: str, now: float) -> None:
+        """Note that an update could not be sent whole; its turn comes again."""
+        self.sent(uid, now)
+
+    def lost(self, uid: str) -> list[Action]:
+        """Note that an update is not in the spool any more, or cannot be read."""
+        return self._forget(uid)
+
+    def acknowledged(self, ack: Ack) -> list[Action]:
         """Take in the aggregator's answer to an update."""
         if ack.uid not in self._waiting:
             return []
         if ack.kind == "resend":
-            self._sent_at = now
-            return [Send(ack.uid, ack.missing)]
-        self._waiting.remove(ack.uid)
-        return [Forget(ack.uid), *self._send_first(now)]
+            # Another one may be on its way by now, and would take this one's place at the aggregator.
+            return self._send(ack.uid, ack.missing) if ack.uid == self._front else []
+        self._ack_patience_s = ACK_PATIENCE_S
+        return self._forget(ack.uid)
 
     def tick(self, now: float) -> list[Action]:
-        """Let time pass; call it about every second."""
+        """Let time pass; call it several times a second."""
         actions: list[Action] = []
         if self._fetching and self._manifest is not None:
             if now >= self._manifest.train_until_s:
                 self._fetching = False
-            elif now - self._quiet_since >= FETCH_PATIENCE_S:
+            elif self._connected and now - self._quiet_since >= self._fetch_patience_s:
+                # On a slow line the chunks asked for are only late: ask less and less often.
                 self._quiet_since = now
+                self._fetch_patience_s = min(2.0 * self._fetch_patience_s, LONGEST_PATIENCE_S)
                 actions.append(AskForChunks())
-        if self._waiting and self._sent_at is not None and now - self._sent_at >= ACK_PATIENCE_S:
-            actions.extend(self._send_first(now))
+        if self._front is not None and self._sent_at is not None and now - self._sent_at >= self._ack_patience_s:
+            self._ack_patience_s = min(2.0 * self._ack_patience_s, LONGEST_PATIENCE_S)
+            following = (self._waiting.index(self._front) + 1) % len(self._waiting)
+            actions.extend(self._send(self._waiting[following]))
         return actions
 
-    def sending_failed(self) -> None:
-        """Note that the session broke while an update was sent; the next connection sends it again."""
-        self._sent_at = None
+    def _send_first(self) -> list[Action]:
+        return self._send(self._waiting[0]) if self._waiting and self._connected else []
 
-    def _send_first(self, now: float) -> list[Action]:
-        if not self._waiting:
-            self._sent_at = None
+    def _send(self, uid: str, missing: tuple[int, ...] = ()) -> list[Action]:
+        self._front, self._sent_at = uid, None
+        return [Send(uid, missing)]
+
+    def _forget(self, uid: str) -> list[Action]:
+        if uid not in self._waiting:
             return []
-        self._sent_at = now
-        return [Send(self._waiting[0])]
+        self._waiting.remove(uid)
+        if uid != self._front:
+            return [Forget(uid)]
+        self._front = self._sent_at = None
+        return [Forget(uid), *self._send_first()]
+
+    def _give_way(self) -> list[Action]:
+        """Forget the oldest when there are too many; the caller sends the first next."""
+        self._front = self._sent_at = None
+        surplus, self._waiting = self._waiting[MOST_WAITING:], self._waiting[:MOST_WAITING]
+        return [Forget(uid) for uid in surplus]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING
 
-from distreal_edge.durable import remove_durably, write_durably
+from distreal_edge.durable import make_folder, remove_durably, write_durably
 from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
@@ -14,44 +13,44 @@ if TYPE_CHECKING:
 
 __all__ = ["Spool"]
 
-_log = logging.getLogger(__name__)
-_NAME = re.compile(r"^r(?P<round>[0-9]{1,9})-(?P<uid>[A-Za-z0-9_-]{1,64})\.update$")
-_MOST_UPDATES = 4
+_NAME = re.compile(r"r(?P<task>[0-9]{10}-[0-9a-f]{16})-(?P<uid>[A-Za-z0-9_-]{1,64})\.update")
 
 
 class Spool:
-    """A folder of updates by uid, oldest first; the oldest give way when there are more than a few.
+    """A folder of updates, one file each: `r<task>-<uid>.update`.
 
-    An aggregator that was away for long is interested in the newest round only, so that little is kept.
+    A task is a round of one model, see `rounds.task_of`: what is stored for it need not be trained again. How many are
+    kept, and which give way, is decided by `DeviceRounds`. Files of other names are left alone.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open the folder, making it if need be; raise `StateError` when that cannot be done."""
         self._folder = folder
+        make_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in folder.glob("*.unfinished"):
+                unfinished.unlink()
         except OSError as error:
-            raise StateError(f"{folder}: cannot be made: {error.strerror}; check the folder's owner") from None
-        for unfinished in folder.glob("*.unfinished"):
-            unfinished.unlink()
+            raise StateError(f"{folder}: cannot be cleared: {error.strerror}; check the folder's owner") from None
 
-    def add(self, uid: str, round_number: int, data: bytes) -> Path:
-        """Store an update durably and return its file."""
-        waiting = self.waiting()
-        for old in waiting[: max(0, len(waiting) + 1 - _MOST_UPDATES)]:
-            _log.warning("update %s gives way: the spool holds at most %d", old, _MOST_UPDATES)
-            self.remove(old)
-        path = self._folder / f"r{round_number:09d}-{uid}.update"
+    def add(self, uid: str, task: str, data: bytes) -> Path:
+        """Store an update durably and return its file; raise `StateError` when the disk refuses."""
+        path = self._folder / f"r{task}-{uid}.update"
+        assert _NAME.fullmatch(path.name)
         write_durably(path, data)
         return path
 
     def waiting(self) -> tuple[str, ...]:
-        """Return the uids of the stored updates, oldest round first."""
-        return tuple(uid for _, uid in sorted(self._files()))
+        """Return the uids of the stored updates, newest round first."""
+        return tuple(uid for _, uid in sorted(self._files(), reverse=True))
+
+    def tasks(self) -> frozenset[str]:
+        """Return the tasks that updates are stored for."""
+        return frozenset(task for task, _ in self._files())
 
     def path(self, uid: str) -> Path | None:
         """Return the file of an update, or None when it is not here."""
-        return next((path for path in self._files().values() if path.name.endswith(f"-{uid}.update")), None)
+        return next((path for (_, stored), path in self._files().items() if stored == uid), None)
 
     def remove(self, uid: str) -> None:
         """Forget an update."""
@@ -59,14 +58,13 @@ class Spool:
         if path is not None:
             remove_durably(path)
 
-    def newest_round(self) -> int:
-        """Return the newest round that an update is stored for; 0 when there is none."""
-        return max((number for number, _ in self._files()), default=0)
-
-    def _files(self) -> dict[tuple[int, str], Path]:
-        found: dict[tuple[int, str], Path] = {}
-        for path in self._folder.iterdir():
-            match = _NAME.match(path.name)
-            if match:
-                found[int(match["round"]), match["uid"]] = path
+    def _files(self) -> dict[tuple[str, str], Path]:
+        found: dict[tuple[str, str], Path] = {}
+        try:
+            for path in self._folder.iterdir():
+                match = _NAME.fullmatch(path.name)
+                if match:
+                    found[match["task"], match["uid"]] = path
+        except OSError as error:
+            raise StateError(f"{self._folder}: cannot be read: {error.strerror}; check the folder's owner") from None
         return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distreal_edge.device.pace import Speed
+from distreal_edge.device.rounds import task_of
 from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
 from distreal_edge.device.update import encode_update
 from distreal_edge.dropout import Table, check_policy
@@ -107,7 +108,7 @@ class Worker:
         )
         if stop.is_set():
             return None
-        self._spool.add(uid, manifest.number, encode_update(update))
+        self._spool.add(uid, task_of(manifest), encode_update(update))
         return uid
 
     def _speed(self, manifest: Manifest, network: Network, table: Table) -> Speed:

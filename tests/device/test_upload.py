@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from distreal_edge.device.upload import Upload
+from distreal_edge.errors import ProtocolError, StateError, TransportError
+from distreal_edge.transport import CHUNK_BYTES, Assembler, Delivery
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DATA = np.random.default_rng(0).bytes(6 * CHUNK_BYTES + 7)
+
+
+class Broker:
+    """Take chunks, and acknowledge them when told."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+        self.frames: list[bytes] = []
+        self.open: list[Delivery] = []
+        self.now_s = 0.0
+
+    def publish(self, index: int, frame: bytes) -> Delivery:
+        self.got.append(index)
+        self.frames.append(frame)
+        delivery = Delivery(f"chunk {index}")
+        self.open.append(delivery)
+        return delivery
+
+    def acknowledge(self, count: int, failure: TransportError | None = None) -> None:
+        for _ in range(count):
+            self.open.pop(0).settle(failure)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "update"
+    path.write_bytes(DATA)
+    return path
+
+
+def upload(broker: Broker, file: Path, missing: tuple[int, ...] = ()) -> Upload:
+    return Upload("u1", file, missing, broker.publish, clock=lambda: broker.now_s)
+
+
+def test_all_chunks_go_out_a_few_at_a_time_and_make_the_file_again(file: Path) -> None:
+    broker = Broker()
+    sending = upload(broker, file)
+    assert broker.got == []
+    assert not sending.advance()
+    assert not sending.advance()
+    assert broker.got == [0, 1, 2, 3]
+    broker.acknowledge(2)
+    assert not sending.advance()
+    assert broker.got == [0, 1, 2, 3, 4, 5]
+    broker.acknowledge(4)
+    assert not sending.advance()
+    broker.acknowledge(1)
+    assert sending.advance()
+    assert sending.advance()
+    assembler = Assembler(cap_bytes=len(DATA))
+    for frame in broker.frames:
+        assembler.add(frame)
+    assert assembler.data == DATA
+
+
+def test_only_the_missing_chunks_are_sent_when_they_are_named(file: Path) -> None:
+    broker = Broker()
+    sending = upload(broker, file, (1, 6))
+    sending.advance()
+    broker.acknowledge(2)
+    assert sending.advance()
+    assert broker.got == [1, 6]
+
+
+def test_a_chunk_that_the_broker_refuses_ends_it(file: Path) -> None:
+    broker = Broker()
+    sending = upload(broker, file)
+    sending.advance()
+    broker.acknowledge(1, TransportError("connection lost"))
+    with pytest.raises(TransportError, match="connection lost"):
+        sending.advance()
+
+
+def test_a_broker_that_takes_nothing_is_given_up_and_a_slow_one_is_not(file: Path) -> None:
+    broker = Broker()
+    sending = upload(broker, file)
+    for _ in range(5):
+        sending.advance()
+        broker.acknowledge(1)
+        broker.now_s += 29.0
+    sending.advance()
+    broker.now_s += 31.0
+    with pytest.raises(TransportError, match="took no chunk"):
+        sending.advance()
+
+
+def test_a_chunk_that_the_file_does_not_have_ends_it(file: Path) -> None:
+    with pytest.raises(ProtocolError, match="chunk 7"):
+        upload(Broker(), file, (7,)).advance()
+
+
+def test_a_file_that_is_gone_empty_or_cut_off_ends_it(file: Path, tmp_path: Path) -> None:
+    sending = upload(Broker(), file)
+    file.write_bytes(DATA[:100])
+    with pytest.raises(StateError, match="shorter"):
+        sending.advance()
+    sending = upload(Broker(), file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        sending.advance()
+    with pytest.raises(FileNotFoundError):
+        upload(Broker(), tmp_path / "none")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ProtocolError):
+        upload(Broker(), tmp_path / "empty")
