@@ -31,6 +31,7 @@ def aggregate(path: Path) -> None:
 
     start_logging()
     config = load_config(path, FederationConfig)
+    broker = broker_arguments(config.broker)
     prepared = prepare(config)
     test, calibration = load_held_out(config.evaluation)
     aggregator = Aggregator(
@@ -40,7 +41,7 @@ def aggregate(path: Path) -> None:
         settings=prepared.settings,
         lesson=prepared.lesson,
         state=Path(config.state).expanduser(),
-        broker=broker_arguments(config.broker),
+        broker=broker,
         test=test,
         calibration=calibration,
         threads=len(os.sched_getaffinity(0)),

@@ -30,6 +30,7 @@ def run(path: Path, trace: Path | None) -> None:
 
     start_logging()
     config = load_config(path, DeviceConfig)
+    broker = broker_arguments(config.broker)
     followed = load_trace(config.resources, trace)
     check_engine()
     dataset = load_images(config.data)
@@ -41,7 +42,7 @@ def run(path: Path, trace: Path | None) -> None:
             board=_board(config.resources, followed, stop),
             state=Path(config.state).expanduser(),
             version=__version__,
-            broker=broker_arguments(config.broker),
+            broker=broker,
             log_steps=config.log_steps,
         ).run(stop)
 

@@ -64,7 +64,7 @@ def stopping_on_signals() -> Iterator[threading.Event]:
 
 def broker_arguments(broker: Broker) -> dict[str, Any]:
     """Return what a `Session` needs to know about the broker; raise `ConfigError` when it would be talked to openly."""
-    arguments = {"host": broker.host, "port": broker.port, "allow_plaintext": broker.allow_plaintext}
+    arguments: dict[str, Any] = {"host": broker.host, "port": broker.port, "allow_plaintext": broker.allow_plaintext}
     if not broker.allow_plaintext:
         from distreal_edge.transport import Session  # noqa: PLC0415 - --help must be quick
 
