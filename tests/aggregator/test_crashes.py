@@ -1,0 +1,298 @@
+"""Stop the aggregator at every single thing it writes or says, start it again, and compare with a run undisturbed."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from distreal_edge.aggregator import (
+    Aggregator,
+    Ledger,
+    RoundSettings,
+    Store,
+    StoredUpdate,
+    restoring,
+    rounds,
+    server,
+    store,
+)
+from distreal_edge.device import encode_update
+from distreal_edge.errors import StateError
+from distreal_edge.network import Network
+from distreal_edge.search import uniform_table
+from distreal_edge.transport import (
+    Ack,
+    Assembler,
+    Connected,
+    Delivery,
+    DeviceState,
+    Manifest,
+    Message,
+    Topics,
+    decode,
+    encode,
+    split,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from distreal_edge.aggregator import Lesson
+
+DEVICES = ("pi-1", "pi-2")
+ROUNDS = 2
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Fuse:
+    """Ends the process at the n-th thing it does, just before or just after doing it."""
+
+    def __init__(self) -> None:
+        self.left = 10**9
+        self.done: list[str] = []
+
+    def around(self, what: str, action: Callable[..., Any]) -> Callable[..., Any]:
+        def burning(*arguments: Any, **keywords: Any) -> Any:
+            self._burn(f"before {what}")
+            result = action(*arguments, **keywords)
+            self._burn(f"after {what}")
+            return result
+
+        return burning
+
+    def _burn(self, what: str) -> None:
+        self.done.append(what)
+        self.left -= 1
+        if self.left == 0:
+            raise Killed(what)
+
+
+class Farm:
+    """Devices, and the broker between them and the aggregator, in this very thread. They outlive the aggregator."""
+
+    def __init__(self, maker_of: Callable[..., Any]) -> None:
+        self.maker_of = maker_of
+        self.topics = Topics("test")
+        self.manifest: Manifest | None = None
+        self.models: dict[str, Assembler] = {}
+        self.spool: dict[str, tuple[str, bytes]] = {}  # by device, the update that was not acknowledged
+        self.answered: dict[str, int] = {}
+        self.durable: list[str] = []
+        self.events: queue.Queue[Any] = queue.Queue()
+        self.connected = True
+        self.failure = None
+
+    def session(self, **_arguments: Any) -> Farm:
+        """Stand in for the session's class."""
+        return self
+
+    def __enter__(self) -> Self:
+        self.events = queue.Queue()
+        self.events.put(Connected(session_present=False))
+        for device in DEVICES:
+            state = encode(DeviceState("idle", "session", 100, "test"))
+            self.events.put(Message(self.topics.device_state(device), state, retained=True))
+        self._deliver()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def subscribe(self, *_filters: str) -> None:
+        pass
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        device = topic.split("/")[4]
+        ack = decode(Ack, payload, where=topic)
+        assert ack.kind == "durable", ack
+        if self.spool.get(device, ("", b""))[0] == ack.uid:
+            del self.spool[device]
+            self.durable.append(ack.uid)
+
+    def publish_retained(self, topic: str, payload: bytes, *, qos: int = 1) -> Delivery:
+        if topic == self.topics.round:
+            self.manifest = decode(Manifest, payload, where=topic)
+            self._train()
+            self._deliver()
+        delivery = Delivery(topic)
+        delivery.settle()
+        return delivery
+
+    def send_frames(
+        self, topic_of: Callable[[int], str], frames: Iterable[tuple[int, bytes]], *, stop: threading.Event
+    ) -> None:
+        for position, frame in frames:
+            digest = topic_of(position).split("/")[4]
+            self.models.setdefault(digest, Assembler(cap_bytes=2**30)).add(frame)
+        self._train()
+
+    def _train(self) -> None:
+        manifest = self.manifest
+        if manifest is None or manifest.finished or manifest.model.digest not in self.models:
+            return
+        for number, device in enumerate(manifest.selected):
+            if self.answered.get(device, 0) < manifest.number:
+                self.answered[device] = manifest.number
+                network = Network.from_bytes(self.models[manifest.model.digest].data)
+                maker = self.maker_of(network, 100 * manifest.number + number)
+                uid = f"{device}-round-{manifest.number}"
+                update = maker.update(
+                    maker.log("ordered", 2), device=device, uid=uid, round_number=manifest.number,
+                    model=manifest.model.digest, macs=0,
+                )  # fmt: skip
+                self.spool[device] = (uid, encode_update(update))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        for device, (uid, data) in self.spool.items():
+            for index, frame in enumerate(split(data)):
+                self.events.put(Message(self.topics.update(device, uid, index), frame))
+
+
+@pytest.fixture
+def federation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network_of: Any, maker_of: Any, images_of: Any, lesson: Lesson
+) -> Callable[[Iterable[int]], tuple[Path, Farm, Fuse]]:
+    """Run a federation to its end, with the aggregator killed at these steps, counted anew from every start."""
+    network = network_of("residual")
+    table = uniform_table(network, rows=3)
+    fuse = Fuse()
+    monkeypatch.setattr(rounds, "SETTLE_S", 0.0)
+    monkeypatch.setattr(server, "_TICK_S", 0.01)
+    # Only the order of writes matters here; that each is durable is durable.py's own test.
+    monkeypatch.setattr(
+        store, "write_durably", fuse.around("a file is written", lambda path, data: path.write_bytes(data))
+    )
+    for method in ("claim", "open_round", "store_update", "close_round"):
+        monkeypatch.setattr(Ledger, method, fuse.around(method, getattr(Ledger, method)))
+    monkeypatch.setattr(Store, "drop_updates", fuse.around("drop_updates", Store.drop_updates))
+    for method in ("publish", "publish_retained"):
+        monkeypatch.setattr(Farm, method, fuse.around(method, getattr(Farm, method)))
+    counter = iter(range(10**6))
+
+    def run(kills: Iterable[int]) -> tuple[Path, Farm, Fuse]:
+        folder = tmp_path / f"run-{next(counter)}"
+        farm = Farm(maker_of)
+        monkeypatch.setattr(server, "Session", farm.session)
+        remaining = list(kills)
+        fuse.done.clear()
+        while True:
+            fuse.left = remaining.pop(0) if remaining else 10**9
+            aggregator = Aggregator(
+                federation="test", network=network, table=table, state=folder, broker={}, lesson=lesson,
+                settings=RoundSettings(ROUNDS, 60.0, 1.0, len(DEVICES), None, 0),
+                calibration=images_of(10, 2),
+            )  # fmt: skip
+            try:
+                assert aggregator.run(threading.Event())
+            except Killed:
+                continue
+            return folder, farm, fuse
+
+    return run
+
+
+def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Return every model's bytes, and the records without their times."""
+    models = {
+        path.name: path.read_bytes() for path in [*sorted((folder / "models").iterdir()), folder / "latest.safetensors"]
+    }
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    for record in records:
+        del record["started_s"], record["closed_s"]
+    return models, records
+
+
+def check(folder: Path, farm: Farm) -> None:
+    expected = [f"{device}-round-{number}" for number in range(1, ROUNDS + 1) for device in DEVICES]
+    assert sorted(farm.durable) == sorted(expected)
+    assert farm.spool == {}
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        stored = [update.uid for number in range(1, ROUNDS + 1) for update in ledger.updates(number)]
+        assert sorted(stored) == sorted(expected)
+        assert ledger.refusals() == {}
+        assert ledger.opened() is None
+        assert ledger.rounds_done() == ROUNDS
+    assert list((folder / "updates").iterdir()) == []
+    assert farm.manifest is not None
+    assert farm.manifest.finished
+    Network.load(folder / "latest.safetensors")
+
+
+def test_killed_once_at_any_step_the_result_is_the_same_to_the_last_bit(
+    federation: Callable[[Iterable[int]], tuple[Path, Farm, Fuse]],
+) -> None:
+    folder, farm, fuse = federation([])
+    check(folder, farm)
+    undisturbed, steps = outcome(folder), len(fuse.done)
+    assert len(undisturbed[0]) == ROUNDS + 2
+    assert steps > 50
+    for kill in range(1, steps + 1):
+        folder, farm, fuse = federation([kill])
+        assert fuse.left > 10**6, f"nothing was killed at step {kill}"
+        check(folder, farm)
+        assert outcome(folder) == undisturbed, f"killed {fuse.done[kill - 1]} (step {kill})"
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kills=st.lists(st.integers(1, 30), min_size=2, max_size=12))
+def test_killed_again_and_again_the_result_is_the_same_to_the_last_bit(
+    federation: Callable[[Iterable[int]], tuple[Path, Farm, Fuse]], kills: list[int]
+) -> None:
+    undisturbed = outcome(federation([])[0])
+    folder, farm, _ = federation(kills)
+    check(folder, farm)
+    assert outcome(folder) == undisturbed
+
+
+def test_an_update_whose_file_is_gone_or_damaged_is_not_left_out_silently(
+    network_of: Any, maker_of: Any, tmp_path: Path
+) -> None:
+    network = network_of("residual")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        files = Store(tmp_path)
+        ledger.open_round(1, b"", 0.0, {"pi-1": 10})
+        ledger.store_update(StoredUpdate("u1", 1, "pi-1"))
+        with pytest.raises(StateError, match=r"pi-1\.u1\.update: cannot be read"):
+            list(restoring.stored_updates(ledger, files, 1, network.plan))
+        files.save_update("pi-1", "u1", encode_update(maker_of(network).update([]))[:-40])
+        with pytest.raises(StateError, match=r"pi-1\.u1\.update: it has changed since it was written"):
+            list(restoring.stored_updates(ledger, files, 1, network.plan))
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_bit, "round-0002.safetensors: it has changed since it was written; restore it from a backup"),
+        (Path.unlink, "round-0002.safetensors: cannot be read: .*; restore it from a backup"),
+    ],
+)
+def test_a_model_that_is_gone_or_damaged_stops_the_start(
+    federation: Callable[[Iterable[int]], tuple[Path, Farm, Fuse]],
+    network_of: Any,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    folder, _, _ = federation([])
+    damage(folder / "models" / "round-0002.safetensors")
+    network = network_of("residual")
+    with Ledger(folder / "ledger.sqlite") as ledger, pytest.raises(StateError, match=message):
+        restoring.restore(
+            ledger, Store(folder), federation="test", network=network, table=(folder / "table.json").read_bytes()
+        )

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Open, RoundSettings
+from distreal_edge.aggregator.rounds import MOST_DEVICES, SETTLE_S
+from distreal_edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def of(**changed: Any) -> RoundSettings:
+    known: dict[str, Any] = {
+        "number": 3, "seconds": 10.0, "upload_seconds": 2.0, "least_devices": 1, "devices_per_round": None, "seed": 0,
+    }  # fmt: skip
+    return RoundSettings(**{**known, **changed})
+
+
+@pytest.fixture
+def begun() -> Callable[..., AggregatorRounds]:
+    """Make rounds that have been connected since time 0, with devices that are there, at time 100."""
+
+    def begin(*devices: str, **changed: Any) -> AggregatorRounds:
+        rounds = AggregatorRounds(of(**changed))
+        rounds.broker_back(0.0)
+        for device in devices:
+            rounds.device_seen(device, 50)
+        return rounds
+
+    return begin
+
+
+def opened(rounds: AggregatorRounds, now: float) -> Open:
+    (action,) = rounds.tick(now)
+    assert isinstance(action, Open)
+    return action
+
+
+def close(rounds: AggregatorRounds, now: float) -> None:
+    assert rounds.tick(now) == [Close(rounds.open.number)]  # type: ignore[union-attr]
+    assert rounds.tick(now) == []
+    rounds.closed()
+
+
+def test_no_round_opens_before_enough_devices_are_there(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", "b", least_devices=3)
+    assert rounds.tick(100.0) == []
+    rounds.device_seen("c", 1)
+    assert opened(rounds, 101.0) == Open(1, ("a", "b", "c"), 101.0, 109.0, 111.0, measure_only=False)
+
+
+def test_a_round_closes_when_all_have_answered(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 100.0)
+    rounds.update_stored("a")
+    assert rounds.tick(101.0) == []
+    rounds.update_stored("b")
+    close(rounds, 101.0)
+    assert rounds.done == 1
+    assert opened(rounds, 102.0).number == 2
+
+
+@pytest.mark.parametrize("answered", [(), ("a",)])
+def test_a_round_closes_at_its_deadline_and_not_before(
+    begun: Callable[..., AggregatorRounds], answered: tuple[str, ...]
+) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 100.0)
+    for device in answered:
+        rounds.update_stored(device)
+    assert rounds.tick(109.999) == []
+    close(rounds, 110.0)
+
+
+def test_a_device_that_went_away_is_waited_for_until_the_deadline(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 100.0)
+    rounds.update_stored("a")
+    rounds.device_gone("b")
+    assert rounds.tick(109.0) == []
+    rounds.update_stored("b")
+    close(rounds, 109.0)
+    assert opened(rounds, 110.0).selected == ("a",)
+
+
+def test_a_device_that_comes_during_a_round_takes_part_in_the_next(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("b")
+    assert opened(rounds, 100.0).selected == ("b",)
+    rounds.device_seen("a", 1)
+    rounds.update_stored("b")
+    close(rounds, 101.0)
+    assert opened(rounds, 102.0).selected == ("a", "b")
+
+
+def test_after_the_last_round_everybody_is_told_until_somebody_has_heard(
+    begun: Callable[..., AggregatorRounds],
+) -> None:
+    rounds = begun("a", number=1)
+    opened(rounds, 100.0)
+    close(rounds, 110.0)
+    assert rounds.tick(111.0) == [Finish()]
+    assert rounds.tick(112.0) == [Finish()]
+    rounds.finished()
+    assert rounds.tick(113.0) == []
+
+
+def test_a_closing_measurement_is_a_round_of_its_own(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", number=2, closing_measurement=True)
+    kinds = []
+    for now in (100.0, 200.0, 300.0):
+        kinds.append(opened(rounds, now).measure_only)
+        close(rounds, now + 10.0)
+    assert kinds == [False, False, True]
+    assert rounds.tick(400.0) == [Finish()]
+
+
+def test_selection_is_reproducible_from_the_seed_and_new_in_every_round(
+    begun: Callable[..., AggregatorRounds],
+) -> None:
+    names = [f"pi-{number}" for number in range(20)]
+
+    def selections(order: list[str], seed: int) -> list[tuple[str, ...]]:
+        rounds = begun(*order, number=5, devices_per_round=4, seed=seed)
+        made = []
+        for number in range(5):
+            made.append(opened(rounds, 100.0 * number + 100.0).selected)
+            close(rounds, 100.0 * number + 110.0)
+        return made
+
+    one = selections(names, 3)
+    assert one == selections(names[::-1], 3)  # whoever came first
+    assert one != selections(names, 4)
+    assert len(set(one)) == 5
+    assert all(len(set(each)) == 4 and set(each) <= set(names) for each in one)
+
+
+def test_selection_is_uniform(begun: Callable[..., AggregatorRounds]) -> None:
+    names = [f"pi-{number}" for number in range(10)]
+    counts: Counter[str] = Counter()
+    for seed in range(400):
+        counts.update(opened(begun(*names, devices_per_round=3, seed=seed), 100.0).selected)
+    # Binomial(400, 0.3): mean 120, standard deviation 9.2; five of them make a false alarm a matter of 1 in 10^5.
+    assert all(abs(counts[name] - 120) < 46 for name in names)
+
+
+@pytest.mark.parametrize("count", [3, 4, 10])
+def test_all_take_part_when_there_are_not_more_than_wanted(begun: Callable[..., AggregatorRounds], count: int) -> None:
+    assert opened(begun("c", "a", "b", devices_per_round=count), 100.0).selected == ("a", "b", "c")
+
+
+def test_there_are_never_more_devices_than_a_manifest_can_name(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun(*(f"d{number}" for number in range(MOST_DEVICES)))
+    assert not rounds.device_seen("one-more", 1)
+    assert rounds.device_seen("d5", 7)
+    assert rounds.present["d5"] == 7
+    assert len(opened(rounds, 100.0).selected) == MOST_DEVICES
+
+
+# -- the broker comes and goes -----------------------------------------------------------------------------------------
+
+
+def test_nothing_opens_or_finishes_without_a_broker() -> None:
+    for rounds in (AggregatorRounds(of()), AggregatorRounds(of(), done=3)):
+        rounds.device_seen("a", 1)
+        assert rounds.tick(1e6) == []
+
+
+def test_devices_have_time_to_be_seen_after_the_broker_is_back() -> None:
+    rounds = AggregatorRounds(of())
+    rounds.broker_back(100.0)
+    rounds.device_seen("a", 1)
+    assert rounds.tick(100.0 + SETTLE_S / 2) == []
+    rounds.device_seen("b", 1)
+    assert opened(rounds, 100.0 + SETTLE_S).selected == ("a", "b")
+
+
+def test_who_is_there_is_forgotten_with_the_connection(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a")
+    rounds.broker_gone()
+    rounds.broker_back(100.0)
+    assert rounds.tick(200.0) == []
+
+
+def test_a_round_goes_on_while_the_broker_is_away(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 100.0)
+    rounds.broker_gone()
+    rounds.broker_back(105.0)
+    for device in ("a", "b"):
+        rounds.update_stored(device)
+    close(rounds, 106.0)
+
+
+def test_devices_get_their_upload_time_when_the_broker_was_away_at_the_deadline(
+    begun: Callable[..., AggregatorRounds],
+) -> None:
+    rounds = begun("a")
+    opened(rounds, 100.0)
+    rounds.broker_gone()
+    assert rounds.tick(111.0) == []
+    rounds.broker_back(112.0)
+    assert rounds.tick(113.9) == []
+    close(rounds, 114.0)
+
+
+def test_a_round_waits_for_the_broker_no_longer_than_another_round(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a")
+    opened(rounds, 100.0)
+    rounds.broker_gone()
+    assert rounds.tick(119.9) == []
+    close(rounds, 120.0)
+    assert rounds.tick(1e6) == []
+
+
+# -- restarts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_continues_the_very_round() -> None:
+    reopened = Open(2, ("a", "b"), 100.0, 108.0, 110.0, measure_only=False)
+    rounds = AggregatorRounds(of(), done=1, reopened=reopened, answered=["a"])
+    rounds.broker_back(103.0)
+    assert rounds.tick(103.0) == []
+    rounds.update_stored("b")
+    close(rounds, 104.0)
+    assert rounds.done == 2
+
+
+def test_a_restart_after_the_deadline_still_takes_the_updates_that_devices_kept() -> None:
+    reopened = Open(2, ("a", "b"), 100.0, 108.0, 110.0, measure_only=False)
+    rounds = AggregatorRounds(of(), done=1, reopened=reopened)
+    assert rounds.tick(5000.0) == []
+    rounds.broker_back(5001.0)
+    assert rounds.tick(5002.9) == []
+    close(rounds, 5003.0)
+
+
+def test_a_restart_after_the_last_round_only_finishes() -> None:
+    rounds = AggregatorRounds(of(number=2), done=2)
+    rounds.broker_back(0.0)
+    assert rounds.tick(0.0) == [Finish()]
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"), [({"upload_seconds": 10.0}, "upload_seconds"), ({"devices_per_round": 0}, "devices_per_round")]
+)
+def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        of(**changed)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Whatever happens in whatever order: rounds are numbered one after the other, and each ends in bounded time."""
+
+    DEVICES = ("a", "b", "c", "d")
+
+    @initialize(
+        least=st.integers(1, 3), count=st.none() | st.integers(1, 3), number=st.integers(1, 3), closing=st.booleans()
+    )
+    def begin(self, least: int, count: int | None, number: int, closing: bool) -> None:
+        self.settings = of(number=number, least_devices=least, devices_per_round=count, closing_measurement=closing)
+        self.rounds = AggregatorRounds(self.settings)
+        self.now = 1000.0
+        self.began_s: float | None = None
+        self.history: list[int] = []
+        self.finished = False
+
+    @rule(device=st.sampled_from(DEVICES))
+    def comes(self, device: str) -> None:
+        self.rounds.device_seen(device, 5)
+
+    @rule(device=st.sampled_from(DEVICES))
+    def goes(self, device: str) -> None:
+        self.rounds.device_gone(device)
+
+    @rule(device=st.sampled_from(DEVICES))
+    def answers(self, device: str) -> None:
+        if self.rounds.open is not None and device in self.rounds.open.selected:
+            self.rounds.update_stored(device)
+
+    @rule()
+    def broker_returns(self) -> None:
+        if not self.rounds.connected:
+            self.rounds.broker_back(self.now)
+
+    @rule()
+    def broker_goes(self) -> None:
+        self.rounds.broker_gone()
+
+    @rule()
+    def restarts(self) -> None:
+        if not self.finished:
+            self.rounds = AggregatorRounds(
+                self.settings, done=self.rounds.done, reopened=self.rounds.open, answered=self.rounds.answered
+            )
+            self.began_s = None
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 3.0, 9.9, 30.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.began_s = self.now if self.began_s is None else self.began_s
+        present = set(self.rounds.present)
+        for action in self.rounds.tick(self.now):
+            match action:
+                case Open():
+                    assert self.rounds.connected
+                    assert len(present) >= self.settings.least_devices
+                    assert set(action.selected) <= present
+                    assert len(action.selected) == min(len(present), self.settings.devices_per_round or 99)
+                    assert action.deadline_s == self.now + 10.0
+                    assert action.measure_only == (action.number > self.settings.number)
+                case Close():
+                    round_ = self.rounds.open
+                    assert round_ is not None
+                    assert self.rounds.answered >= set(round_.selected) or self.now >= round_.deadline_s
+                    self.history.append(action.number)
+                    self.rounds.closed()
+                case Finish():
+                    assert self.history == list(range(1, self.settings.last + 1))
+                    self.rounds.finished()
+                    self.finished = True
+
+    @invariant()
+    def rounds_are_closed_one_after_the_other(self) -> None:
+        assert self.history == list(range(1, len(self.history) + 1))
+        assert self.rounds.done == len(self.history)
+
+    @invariant()
+    def nothing_stays_open_for_ever(self) -> None:
+        if self.rounds.open is not None and self.began_s is not None:
+            bound_s = max(self.rounds.open.deadline_s, self.began_s) + self.settings.seconds
+            if self.now >= bound_s:
+                assert self.rounds.tick(self.now) != []
+                self.history.append(self.rounds.open.number)
+                self.rounds.closed()
+
+
+AnyHistory.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyHistory = AnyHistory.TestCase
