@@ -65,7 +65,9 @@ class Inbound:
         """
         if device in self._arriving and self._arriving[device].uid == uid:
             del self._arriving[device]
-        ack = Ack(uid, "refused", reason[:_MOST_CHARACTERS])
+        # It may quote what a device sent, which a log or JSON could choke on.
+        printable = "".join(letter if letter.isprintable() else "?" for letter in reason[:_MOST_CHARACTERS])
+        ack = Ack(uid, "refused", printable)
         self._refused[device] = ack
         self._refused.move_to_end(device)
         if len(self._refused) > _MOST_REFUSALS:

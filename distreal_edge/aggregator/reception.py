@@ -112,6 +112,7 @@ class Reception:
         )
 
     def _refuse(self, device: str, uid: str, error: ProtocolError) -> Ack:
+        ack = self._inbound.refuse(device, uid, str(error))
         self._ledger.count_refusal(reason_of(error))
-        _log.warning("refused an update of %s: %s", device, error)
-        return self._inbound.refuse(device, uid, str(error))
+        _log.warning("refused an update of %s: %s", device, ack.reason)
+        return ack

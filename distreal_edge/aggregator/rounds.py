@@ -16,6 +16,9 @@ __all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings"]
 
 SETTLE_S: Final = 1.0
 """After the broker is back, devices that are there have so long to be seen before a round opens without them."""
+RETURN_S: Final = 12.0
+"""When broker or aggregator come back during a round, devices have at least so long to bring their updates: more than the
+ten seconds after which they send again what was not answered."""
 MOST_DEVICES: Final = 10_000
 """As many as a manifest can name."""
 
@@ -81,7 +84,7 @@ class AggregatorRounds:
     devices that had answered. `present` holds the devices that are there, each with how many images it has.
 
     Nothing opens while the broker is out of reach. A round whose deadline passes then, or shortly after, stays open
-    until devices have had their time to upload since the broker was back, though never for longer than another round.
+    until devices have had time to upload since it was back, though never for longer than another round.
     """
 
     def __init__(
@@ -147,7 +150,7 @@ class AggregatorRounds:
             return []
         if self.open is not None:
             # A device that is gone may come back with its update, so that only the deadline gives it up.
-            if not self.answered.issuperset(self.open.selected) and not self._time_is_up(self.open.deadline_s, now):
+            if not self.answered.issuperset(self.open.selected) and not self._time_is_up(self.open, now):
                 return []
             self._closing = True
             return [Close(self.open.number)]
@@ -168,13 +171,16 @@ class AggregatorRounds:
         )
         return [self.open]
 
-    def _time_is_up(self, deadline_s: float, now: float) -> bool:
-        if now < deadline_s:
+    def _time_is_up(self, opened: Open, now: float) -> bool:
+        if now < opened.deadline_s:
             return False
-        if self._connected_s is not None and now >= self._connected_s + self.settings.upload_seconds:
-            return True
+        if self._connected_s is not None:
+            came_back = self._connected_s > opened.opened_s
+            grace_s = max(self.settings.upload_seconds, RETURN_S) if came_back else 0.0
+            if now >= self._connected_s + grace_s:
+                return True
         assert self._began_s is not None
-        return now >= max(deadline_s, self._began_s) + self.settings.seconds
+        return now >= max(opened.deadline_s, self._began_s) + self.settings.seconds
 
     def _select(self, number: int) -> tuple[str, ...]:
         present = sorted(self.present)

@@ -8,7 +8,7 @@ from distreal_edge.aggregator import Ledger, Store
 from distreal_edge.aggregator.inbound import QUIET_S, Inbound
 from distreal_edge.aggregator.reception import Reception
 from distreal_edge.device import encode_update
-from distreal_edge.transport import CHUNK_BYTES, UpdateTopic, split
+from distreal_edge.transport import CHUNK_BYTES, Ack, UpdateTopic, decode, encode, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -175,6 +175,12 @@ def test_refusals_are_remembered_for_a_bounded_number_of_devices(monkeypatch: py
     assert inbound.refused("a", "u") is None
     assert inbound.refused("b", "u") is not None
     assert inbound.refused("c", "other") is None
+
+
+def test_a_refusal_can_be_sent_and_logged_whatever_it_quotes() -> None:
+    ack = Inbound(1000).refuse("a", "u", "form: \ud800 \n \x1b[2J ü")
+    assert ack.reason == "form: ? ? ?[2J ü"
+    assert decode(Ack, encode(ack), where="ack") == ack
 
 
 def test_a_refusal_is_short_enough_for_an_answer() -> None:

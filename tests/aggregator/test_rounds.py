@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Open, RoundSettings
-from distreal_edge.aggregator.rounds import MOST_DEVICES, SETTLE_S
+from distreal_edge.aggregator.rounds import MOST_DEVICES, RETURN_S, SETTLE_S
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -198,16 +198,26 @@ def test_a_round_goes_on_while_the_broker_is_away(begun: Callable[..., Aggregato
     close(rounds, 106.0)
 
 
+@pytest.mark.parametrize(("upload_s", "expected_s"), [(2.0, RETURN_S), (20.0, 20.0)])
 def test_devices_get_their_upload_time_when_the_broker_was_away_at_the_deadline(
-    begun: Callable[..., AggregatorRounds],
+    begun: Callable[..., AggregatorRounds], upload_s: float, expected_s: float
 ) -> None:
-    rounds = begun("a")
+    rounds = begun("a", seconds=60.0, upload_seconds=upload_s)
     opened(rounds, 100.0)
     rounds.broker_gone()
-    assert rounds.tick(111.0) == []
-    rounds.broker_back(112.0)
-    assert rounds.tick(113.9) == []
-    close(rounds, 114.0)
+    assert rounds.tick(161.0) == []
+    rounds.broker_back(162.0)
+    assert rounds.tick(161.9 + expected_s) == []
+    close(rounds, 162.0 + expected_s)
+
+
+def test_a_first_round_shorter_than_the_time_to_come_back_closes_at_its_deadline() -> None:
+    rounds = AggregatorRounds(of(seconds=RETURN_S / 3))
+    rounds.broker_back(100.0)
+    rounds.device_seen("a", 1)
+    deadline_s = opened(rounds, 100.0 + SETTLE_S).deadline_s
+    assert rounds.tick(deadline_s - 0.1) == []
+    close(rounds, deadline_s)
 
 
 def test_a_round_waits_for_the_broker_no_longer_than_another_round(begun: Callable[..., AggregatorRounds]) -> None:
@@ -233,12 +243,12 @@ def test_a_restart_continues_the_very_round() -> None:
 
 
 def test_a_restart_after_the_deadline_still_takes_the_updates_that_devices_kept() -> None:
-    reopened = Open(2, ("a", "b"), 100.0, 108.0, 110.0, measure_only=False)
-    rounds = AggregatorRounds(of(), done=1, reopened=reopened)
+    reopened = Open(2, ("a", "b"), 100.0, 150.0, 160.0, measure_only=False)
+    rounds = AggregatorRounds(of(seconds=60.0), done=1, reopened=reopened)
     assert rounds.tick(5000.0) == []
     rounds.broker_back(5001.0)
-    assert rounds.tick(5002.9) == []
-    close(rounds, 5003.0)
+    assert rounds.tick(5000.9 + RETURN_S) == []
+    close(rounds, 5001.0 + RETURN_S)
 
 
 def test_a_restart_after_the_last_round_only_finishes() -> None:
