@@ -60,7 +60,7 @@ class Scenario:
     data: str = "fashion-mnist"
     root: str | None = None
     alpha: float = 0.5
-    core_speed: float = 0.1
+    core_speed: float = 0.13
     upload_s: float = UPLOAD_S
     target_accuracy: float = TARGET_ACCURACY
 
@@ -100,7 +100,7 @@ def default_scenario(*, devices: int = 4, seconds: float = 180.0, draw: str = "o
         seed=seed,
         network=demo_network(seed),
         table=TableChoice(rows=8, keep_streams=True, draw=draw),
-        training=Training(batch=32, lr=0.05, final_lr=0.002, epochs=0.25, most_epochs=1.5, statistics_images=0),
+        training=Training(batch=32, lr=0.02, final_lr=0.001, epochs=0.25, most_epochs=1.5, statistics_images=0),
         ceiling=(
             CeilingStep(from_share=0.0, ceiling=0.3),
             CeilingStep(from_share=0.33, ceiling=0.5),
