@@ -17,8 +17,8 @@ __all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings"]
 SETTLE_S: Final = 1.0
 """After the broker is back, devices that are there have so long to be seen before a round opens without them."""
 RETURN_S: Final = 12.0
-"""When broker or aggregator come back during a round, devices have at least so long to bring their updates: more than the
-ten seconds after which they send again what was not answered."""
+"""When broker or aggregator come back during a round, devices have at least so long to bring their updates: more than
+the ten seconds after which they send again what was not answered."""
 MOST_DEVICES: Final = 10_000
 """As many as a manifest can name."""
 

@@ -139,7 +139,7 @@ class Maker:
             made.append((draws(counts), int(self.rng.integers(1, 40))))
         return made
 
-    def update(self, log: Log, *, device: str = "pi-1", round_number: int = 1, **header: Any) -> Update:
+    def update(self, log: Log, **header: Any) -> Update:
         plan = self.network.plan
         masks = np.array([subset.mask(plan.sizes) for subset, _ in log], dtype=np.bool_).reshape(-1, plan.filters + 1)
         touched = {
@@ -155,8 +155,8 @@ class Maker:
         }
         known = {
             "uid": self.rng.bytes(16).hex(),
-            "device": device,
-            "round": round_number,
+            "device": "pi-1",
+            "round": 1,
             "model": hashlib.sha256(self.network.to_bytes()).hexdigest(),
             "images": sum(images for _, images in log),
             "mini_batches": len(log),
@@ -339,8 +339,11 @@ class Script:
         network = Network.from_bytes(self.blob(manifest.model))
         maker = Maker(network, np.random.default_rng(seed))
         update = maker.update(
-            maker.log("ordered", steps), device=self.name, round_number=manifest.number,
-            **{"model": manifest.model.digest, "uid": secrets.token_hex(16), **header},
+            maker.log("ordered", steps),
+            **{
+                "device": self.name, "round": manifest.number, "model": manifest.model.digest,
+                "uid": secrets.token_hex(16), **header,
+            },
         )  # fmt: skip
         return update.header.uid, encode_update(update)
 

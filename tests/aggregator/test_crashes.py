@@ -147,7 +147,7 @@ class Farm:
                 maker = self.maker_of(network, 100 * manifest.number + number)
                 uid = f"{device}-round-{manifest.number}"
                 update = maker.update(
-                    maker.log("ordered", 2), device=device, uid=uid, round_number=manifest.number,
+                    maker.log("ordered", 2), device=device, uid=uid, round=manifest.number,
                     model=manifest.model.digest, macs=0,
                 )  # fmt: skip
                 self.spool[device] = (uid, encode_update(update))

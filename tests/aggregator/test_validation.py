@@ -42,7 +42,7 @@ def test_a_sound_update_is_taken(check: Callable[..., None], maker: Any) -> None
     ("header", "reason"),
     [
         ({"device": "pi-2"}, "identity"),
-        ({"round_number": 2}, "round"),
+        ({"round": 2}, "round"),
         ({"model": "0" * 64}, "model"),
         ({"statistics_images": 33}, "samples"),
         ({"macs": 10**9}, "samples"),
