@@ -394,7 +394,9 @@ def test_a_device_that_announces_more_images_after_selection_gains_nothing(
     device.say("idle", 10)
     manifest = device.manifest(1)
     assert running.stopped() is False
+    device.manifests.clear()
     serving(broker, **arguments)
+    device.manifest(1)
     device.say("training", 10**9)
     maker = maker_of(Network.from_bytes(device.blob(manifest.model)))
     (subset, _), *_ = maker.log("ordered", 1)
