@@ -24,7 +24,7 @@ _INTERRUPTED = 130
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1.0, max=86400.0),
-    default=180.0,
+    default=195.0,
     show_default=True,
     help="How long all rounds together train, at least two of them; fewer seconds reach less accuracy.",
 )

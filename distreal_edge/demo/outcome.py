@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import dataclass
@@ -189,7 +190,7 @@ def _settings(scenario: Scenario) -> dict[str, object]:
         "network": {
             "digest": scenario.network.digest,
             "filters": [group.filters for group in scenario.network.groups],
-            "weights": sum(weights.size for weights in scenario.network.weights.values()),
+            "weights": sum(math.prod(parameter.shape) for parameter in scenario.network.plan.parameters.values()),
             "macs": scenario.network.cost((0.0,) * len(scenario.network.groups)).macs,
         },
         "devices": scenario.devices,

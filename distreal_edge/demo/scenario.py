@@ -87,7 +87,7 @@ class Scenario:
         return self.rounds * (self.round_s + BETWEEN_ROUNDS_S)
 
 
-def default_scenario(*, devices: int = 4, seconds: float = 180.0, draw: str = "ordered", seed: int = 1) -> Scenario:
+def default_scenario(*, devices: int = 4, seconds: float = 195.0, draw: str = "ordered", seed: int = 1) -> Scenario:
     """Return the demo's scenario: Fashion-MNIST, with rounds for so many seconds, at least two.
 
     The ceiling rises from third to third: early on the number of mini-batches counts most, so narrow rows come first.
@@ -100,7 +100,7 @@ def default_scenario(*, devices: int = 4, seconds: float = 180.0, draw: str = "o
         seed=seed,
         network=demo_network(seed),
         table=TableChoice(rows=8, keep_streams=True, draw=draw),
-        training=Training(batch=32, lr=0.02, final_lr=0.001, epochs=0.25, most_epochs=1.5, statistics_images=0),
+        training=Training(batch=32, lr=0.02, final_lr=0.001, epochs=0.33, most_epochs=1.5, statistics_images=0),
         ceiling=(
             CeilingStep(from_share=0.0, ceiling=0.3),
             CeilingStep(from_share=0.33, ceiling=0.5),

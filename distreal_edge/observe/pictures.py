@@ -82,7 +82,8 @@ def draw_accuracy(
                 axes.plot(seconds[-1], value, color=BLUE, marker="D", markersize=8, markeredgecolor="white", zorder=4)
             axes.annotate(
                 f"{value:.2f} %" + (f"\non {final[1]:,} test images" if final is not None else ""),
-                (seconds[-1], max(value, percent[-1])),
+                # Above the end of the line, wherever it runs: its last third is as wide as the words.
+                (seconds[-1], max(value, *percent[-(len(percent) // 3 + 1) :])),
                 textcoords="offset points",
                 xytext=(5, 9),
                 ha="right",
@@ -178,7 +179,7 @@ def _number_rounds(axes: Any, rounds: Sequence[RoundRecord], began_s: float) -> 
     top = axes.secondary_xaxis("top")
     middles = [(record.started_s + record.closed_s) / 2 - began_s for record in rounds]
     labels = [
-        f"round {record.round}" if number == 0 and len(rounds) <= 12 else str(record.round)
+        f"round {record.round}" if number == 0 and len(rounds) <= 15 else str(record.round)
         for number, record in enumerate(rounds)
     ]
     # Of very many rounds only some are numbered.

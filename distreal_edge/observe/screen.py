@@ -156,7 +156,7 @@ def _progress(
     elif not view.round:
         words = "waiting for the devices" if view.phase == "waiting" else "starting the aggregator and the devices"
     else:
-        ceiling = f" (up to {view.ceiling:.0%} of the network)" if view.ceiling is not None else ""
+        ceiling = f", rows up to {view.ceiling:.0%}" if view.ceiling is not None else ""
         words = f"round {view.round} of {view.rounds}{ceiling}, {view.phase}, {view.answered} answered"
         left_s = seconds_left(view, training_s or 0.0, now_s)
         if left_s is not None:

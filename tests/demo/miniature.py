@@ -28,6 +28,7 @@ def miniature(images: Path, rounds: int) -> Scenario:
         evaluated_images=100,
         data="npz",
         root=str(images),
+        alpha=100.0,
         core_speed=0.1,
         upload_s=10.0,
         target_accuracy=0.0,

@@ -89,7 +89,7 @@ def test_the_demo_trains_and_leaves_a_report_with_pictures(tmp_path: Path, small
     assert content["training"]["images"] == sum(device["images"] for device in content["training"]["devices"])
     # Scored once more on all test images, of which the rounds took a part.
     assert (content["evaluated_images"], content["training"]["evaluated_images"]) == (400, 100)
-    assert 0.0 <= content["accuracy"] <= 1.0
+    assert content["accuracy"] > 0.9
     assert content["table_shares"][-1] == 1.0
     for name in ("accuracy.png", "cores-and-rows.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")

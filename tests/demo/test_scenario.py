@@ -83,7 +83,7 @@ def test_shards_do_not_overlap_each_other_or_the_calibration_images(tmp_path: Pa
     assert [shard.index for shard in shards if shard] == [0, 1]
     for shard in shards:
         assert shard is not None
-        assert (shard.kind, shard.alpha, shard.shards) == ("dirichlet", 0.5, 2)
+        assert (shard.kind, shard.alpha, shard.shards) == ("dirichlet", small.alpha, 2)
         # The same cut for all, with the same images left to the aggregator.
         assert (shard.held_back, shard.seed) == (federation.evaluation.calibration_images, federation.evaluation.seed)
 

@@ -62,7 +62,7 @@ def test_a_frame_shows_every_figure_whole_at_any_width(width: int) -> None:
     for figure in ("pi-1", "training", "uploading", "7 of 7", "100%", "18%", "1,234", "1,204", "0.412", "12.346"):
         assert figure in text
     assert "84.00% after round 6, target 85%" in text
-    assert "round 7 of 12 (up to 100% of the network), collecting, 1 answered" in text
+    assert "round 7 of 12, rows up to 100%, collecting, 1 answered, about 1:25 left" in text
 
 
 def test_a_frame_fits_an_ordinary_terminal_in_height() -> None:
