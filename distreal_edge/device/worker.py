@@ -62,8 +62,9 @@ class Worker:
     def start(self, manifest: Manifest, model: bytes, table: bytes) -> None:
         """Start a round; the one before must have ended."""
         self._stop = threading.Event()
+        # No daemon thread: native code that comes back into an interpreter that is being torn down aborts the process.
         self._thread = threading.Thread(
-            target=self._run, args=(manifest, model, table, self._stop), name="trainer", daemon=True
+            target=self._run, args=(manifest, model, table, self._stop), name="trainer", daemon=False
         )
         self._thread.start()
 

@@ -41,6 +41,7 @@ from distreal_edge.transport import (
     decode,
     encode,
 )
+from distreal_edge.zoo import resnet20
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,11 +157,17 @@ def aggregator(broker: EmbeddedBroker) -> Iterator[ScriptedAggregator]:
 def plan_round(make_manifest: Callable[..., Manifest], wide: Network, wide_table: bytes) -> Callable[..., Manifest]:
     """Make the manifest of a round that begins now."""
 
-    def make(number: int = 1, lasts_s: float = 60.0, model: bytes | None = None, **overrides: Any) -> Manifest:
+    def make(
+        number: int = 1,
+        lasts_s: float = 60.0,
+        model: bytes | None = None,
+        table: bytes | None = None,
+        **overrides: Any,
+    ) -> Manifest:
         now_s = time.time()
         fields: dict[str, Any] = {"train_until_s": now_s + lasts_s, "deadline_s": now_s + lasts_s + 5.0}
-        blob = wide.to_bytes() if model is None else model
-        return make_manifest(number, **{"model": blob, "table": wide_table} | fields | overrides)
+        blobs = {"model": wide.to_bytes() if model is None else model, "table": wide_table if table is None else table}
+        return make_manifest(number, **blobs | fields | overrides)
 
     return make
 
@@ -563,9 +570,9 @@ from distreal_edge.data import Dataset
 from distreal_edge.device import DeviceDaemon, Trace, TraceBoard
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-rng = np.random.default_rng(7)
-labels = np.arange(40) % 3
-dataset = Dataset(rng.integers(0, 255, (40, 1, 8, 8)).astype(np.uint8), labels, 3, name="noise")
+shape = (int(sys.argv[4]), *map(int, sys.argv[5].split("x")))
+images = np.random.default_rng(7).integers(0, 255, shape).astype(np.uint8)
+dataset = Dataset(images, np.arange(len(images)) % 3, 3, name="noise")
 board = TraceBoard(Trace((0.0,), (float(sys.argv[3]),)), core_speed=1.0, stop=stop)
 DeviceDaemon(federation="fed", device="pi", dataset=dataset, board=board, state=Path(sys.argv[2]), version="test",
              broker={"host": "127.0.0.1", "port": int(sys.argv[1])}).run(stop)
@@ -573,8 +580,10 @@ DeviceDaemon(federation="fed", device="pi", dataset=dataset, board=board, state=
 
 
 @contextlib.contextmanager
-def device_process(broker: EmbeddedBroker, state: Path, cores: float = 4.0) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-c", PROGRAM, str(broker.port), str(state), str(cores)]
+def device_process(
+    broker: EmbeddedBroker, state: Path, cores: float = 4.0, images: int = 40, shape: str = "1x8x8"
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", PROGRAM, str(broker.port), str(state), str(cores), str(images), shape]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE) as process:
         try:
             yield process
@@ -638,3 +647,22 @@ def test_sigterm_in_the_middle_of_a_mini_batch_ends_the_process_cleanly(
         assert b"Traceback" not in process.stderr.read()
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["lock", "spool"]
     assert list((tmp_path / "state" / "spool").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+def test_sigterm_while_native_code_computes_does_not_crash_the_process(
+    aggregator: ScriptedAggregator, broker: EmbeddedBroker, tmp_path: Path, plan_round: Callable[..., Manifest]
+) -> None:
+    model = resnet20(classes=3).to_bytes()
+    table = uniform_table(Network.from_bytes(model), batch=128, rows=1, cheapest=1.0).to_bytes()
+    with device_process(broker, tmp_path / "state", images=128, shape="3x32x32") as process:
+        aggregator.until(lambda: "idle" in aggregator.states)
+        aggregator.announce(plan_round(model=model, table=table, training={"batch": 128}))
+        aggregator.send(model)
+        aggregator.send(table)
+        aggregator.until(lambda: aggregator.states[-1] == "training")
+        process.send_signal(signal.SIGTERM)
+        # It takes its leave at once; the process ends with the mini-batch at hand.
+        aggregator.until(lambda: aggregator.states[-1] == "offline", within_s=3.0)
+        assert process.wait(60.0) == 0
