@@ -42,7 +42,8 @@ class Stage:
 
     def __enter__(self) -> Self:
         if self._live is not None:
-            self._live.start()
+            with _reader_may_have_gone():
+                self._live.start()
         return self
 
     def __exit__(
@@ -92,6 +93,7 @@ class Stage:
 def _reader_may_have_gone() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        # A closed pipe or terminal. The training and the report go on.
-        logging.getLogger(__name__).info("nobody reads the output any more: %s", error)
+    except (OSError, SystemExit) as error:
+        # A closed pipe or terminal; rich turns the first into SystemExit, and later output into nothing. The training
+        # and the report go on.
+        logging.getLogger(__name__).info("nobody reads the output any more: %r", error)
