@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from distreal_edge.errors import ConfigError
 
-__all__ = ["Broker", "Fraction", "Identifier", "Number", "Positive", "Section", "Shard", "Text", "Whole"]
+__all__ = ["PATTERNS", "Broker", "Fraction", "Identifier", "Number", "Positive", "Section", "Shard", "Text", "Whole"]
 
-Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+_IDENTIFIER: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
+_TEXT: Final = r"\A[^\x00-\x1f\x7f]*\Z"
+PATTERNS: Final = {
+    _IDENTIFIER: "use 1 to 64 of the characters A-Z a-z 0-9 _ -",
+    _TEXT: "control characters cannot stand here",
+}
+"""What to do about a text that does not match, by pattern."""
+
+Identifier = Annotated[str, msgspec.Meta(pattern=_IDENTIFIER)]
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=_TEXT)]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]

@@ -12,6 +12,7 @@ import msgspec
 
 from distreal_edge.config.device import DeviceConfig
 from distreal_edge.config.federation import FederationConfig
+from distreal_edge.config.fields import PATTERNS
 from distreal_edge.errors import ConfigError
 
 __all__ = ["find_role", "load_config"]
@@ -93,10 +94,13 @@ def _explain(complaint: str, kind: type[msgspec.Struct]) -> tuple[_Path, str]:
         return (*where, key), f"unknown key {_shown((*where, key))}; {hint}"
     if missing := _MISSING.fullmatch(complaint):
         return where, f"key {_shown((*where, missing['key']))} is missing"
+    for pattern, advice in PATTERNS.items():
+        if complaint == f"Expected `str` matching regex {pattern!r}":
+            return where, f"{_shown(where)}: {advice}"
     ours = _OURS.fullmatch(complaint)
     if ours and ours["key"] in _known_keys(kind, where):
         return (*where, ours["key"]), f"{_shown((*where, ours['key']))}: {ours['reason']}"
-    return where, f"{_shown(where)}: {complaint[0].lower()}{complaint[1:]}"
+    return where, f"{_shown(where) or 'the file'}: {complaint[0].lower()}{complaint[1:]}"
 
 
 def _shown(where: _Path) -> str:
