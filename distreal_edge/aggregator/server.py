@@ -139,6 +139,7 @@ class Aggregator:
         )
         self._reception = Reception(self._ledger, self._store, self._network, self._full_macs)
         self._phase = "waiting"
+        self._waiting, self._say_again_s = "", 0.0
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
             self._announce(restored.manifest, restored.announced)
@@ -154,7 +155,6 @@ class Aggregator:
 
     def _serve(self, stop: threading.Event) -> bool:
         health_due_s = 0.0
-        say_waiting_s = time.monotonic()
         while not stop.is_set():
             self._take_events()
             now = time.time()
@@ -169,9 +169,7 @@ class Aggregator:
             self._outbound.send(self._session, self._topics, stop)
             for device, ack in self._reception.quiet(time.monotonic()):
                 self._answer(device, ack)
-            if time.monotonic() >= say_waiting_s:
-                say_waiting_s = time.monotonic() + _SAY_WAITING_S
-                self._say_waiting(now)
+            self._say_waiting(now)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
                 self._publish_health()
@@ -338,19 +336,26 @@ class Aggregator:
         self._session.publish_retained(self._topics.aggregator_health, encode(health), qos=0)
 
     def _say_waiting(self, now: float) -> None:
-        """Never wait silently."""
+        """Never wait silently: say at once what is waited for when that changes, and again every few seconds."""
         opened = self._rounds.open
+        here, least = len(self._rounds.present), self._settings.least_devices
         if not self._rounds.connected:
-            _log.info("waiting for the broker")
+            waiting = "waiting for the broker"
         elif opened is not None:
+            waiting = f"round {opened.number}"  # that it began was said already
+        elif here < least:
+            waiting = f"waiting for devices: {here} of at least {least} are here"
+        else:
+            waiting = ""
+        if waiting == self._waiting and time.monotonic() < self._say_again_s:
+            return
+        news = waiting != self._waiting
+        self._waiting, self._say_again_s = waiting, time.monotonic() + _SAY_WAITING_S
+        if opened is None or not self._rounds.connected:
+            if waiting:
+                _log.info("%s", waiting)
+        elif not news:
             missing = sorted(set(opened.selected) - self._rounds.answered)
-            _log.info(
-                "round %d: waiting for %d devices (%s), %.0f s left",
-                opened.number,
-                len(missing),
-                ", ".join(missing[:5]),
-                max(0.0, opened.deadline_s - now),
-            )
-        elif len(self._rounds.present) < self._settings.least_devices:
-            here, least = len(self._rounds.present), self._settings.least_devices
-            _log.info("waiting for devices: %d of at least %d are here", here, least)
+            left_s = max(0.0, opened.deadline_s - now)
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            _log.info("%s: waiting for %d devices (%s), %.0f s left", waiting, len(missing), names, left_s)

@@ -156,7 +156,8 @@ def test_a_mistake_of_a_device_is_named_with_its_line(
 
 
 def test_a_key_that_looks_like_another_inside_a_text_does_not_mislead(complaint: Callable[..., str]) -> None:
-    text = 'state = """\\\nport = -1\\\n[broker]"""\n' + DEVICE.replace('state = "state"\n', "") + "[broker]\nport = -1\n"
+    misleading = 'state = """\\\nport = -1\\\n[broker]"""\n'
+    text = misleading + DEVICE.replace('state = "state"\n', "") + "[broker]\nport = -1\n"
     assert complaint(text, DeviceConfig) == "config.toml:10: broker.port: expected `int` >= 1"
 
 
