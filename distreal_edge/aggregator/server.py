@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import queue
 import secrets
@@ -117,7 +118,8 @@ class Aggregator:
                 self._ledger, self._store, federation=self._federation, network=self._network, table=self._table
             )
             with Session(
-                client_id="aggregator",
+                # Of the federation: two may share a broker, and two aggregators of one must not.
+                client_id=f"aggregator-{hashlib.sha256(self._federation.encode()).hexdigest()[:16]}",
                 will_topic=self._topics.aggregator_state,
                 will_payload=offline,
                 **self._broker,

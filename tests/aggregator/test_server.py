@@ -74,9 +74,9 @@ def aggregator_of(
             "seed": 0, "closing_measurement": Aggregator.needs_closing_measurement(network, calibration),
         }  # fmt: skip
         return Aggregator(
-            federation="test", network=network, table=uniform_table(network, rows=3), state=tmp_path / "state",
+            network=network, table=uniform_table(network, rows=3),
             settings=RoundSettings(**{**known, **(rounds or {})}), broker={"host": broker.host, "port": broker.port},
-            **{"lesson": lesson, **changed},
+            **{"federation": "test", "state": tmp_path / "state", "lesson": lesson, **changed},
         )  # fmt: skip
 
     return make
@@ -449,6 +449,20 @@ def _keep_sending(device: Any, uid: str, data: bytes) -> None:
         with suppress(TransportError, pytest.fail.Exception):
             device.send(uid, data)
             device.until(lambda: any(ack.uid == uid for ack in device.acks), 1.0)
+
+
+def test_two_federations_share_a_broker(
+    broker: EmbeddedBroker, serving: Any, aggregator_of: Any, device_at: Any, tmp_path: Path
+) -> None:
+    running = [serving(broker, federation=name, state=tmp_path / name, rounds={"number": 1}) for name in ("a", "b")]
+    for name in ("a", "b"):
+        device = device_at(broker, f"pi-of-{name}", federation=name)
+        device.say("idle")
+        for number in (1, 2):
+            manifest = device.manifest(number)
+            assert manifest.selected == (f"pi-of-{name}",)
+            device.answer(manifest, steps=2 - number, statistics_images=32)
+    assert [each.end() for each in running] == [True, True]
 
 
 def test_a_second_aggregator_on_the_same_folder_is_refused(

@@ -171,6 +171,11 @@ def test_without_pytorch_a_training_program_says_so_before_it_starts(
     failed(cli_without("torch", verb, "--config", write(text)), 2, "needs PyTorch, which is not installed")
 
 
+def test_an_aggregator_that_evaluates_nothing_needs_no_pytorch(cli_without: Run, write: Any, tmp_path: Path) -> None:
+    with held_folder(tmp_path / "state"):  # the last thing to be looked at
+        failed(cli_without("torch", "aggregate", "--config", write(FEDERATION)), 8, "in use by another distreal-edge")
+
+
 def test_images_that_do_not_fit_the_network_are_one_line(cli: Run, write: Any, images: Path) -> None:
     text = FEDERATION + f'[evaluation]\nname = "npz"\nroot = "{images}"\n'
     failed(cli("aggregate", "--config", write(text)), 4, "its images are [3, 8, 8], the network takes [3, 32, 32]")
