@@ -173,6 +173,10 @@ def federation(
     monkeypatch.setattr(
         store, "write_durably", fuse.around("a file is written", lambda path, data: path.write_bytes(data))
     )
+    prepare = Ledger._prepare
+    monkeypatch.setattr(
+        Ledger, "_prepare", lambda self: (prepare(self), self._database.execute("PRAGMA synchronous = OFF"))
+    )
     for method in ("claim", "open_round", "store_update", "close_round"):
         monkeypatch.setattr(Ledger, method, fuse.around(method, getattr(Ledger, method)))
     monkeypatch.setattr(Store, "drop_updates", fuse.around("drop_updates", Store.drop_updates))

@@ -3,6 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from distreal_edge.aggregator import Ledger, Store
 from distreal_edge.aggregator.inbound import QUIET_S, Inbound
@@ -134,6 +136,32 @@ def test_an_update_that_is_none_is_refused_for_its_form(desk: Desk) -> None:
     (frame,) = split(b"\x10" + bytes(7) + b"no safetensors at all")
     assert desk.take(frame).ack.reason.startswith("form: ")
     assert desk.ledger.refusals() == {"form": 1}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+    header_only=st.booleans(), cut=st.floats(0, 1), number=st.integers(0, 10**9),
+)  # fmt: skip
+def test_whatever_is_damaged_is_answered_and_never_stops_the_aggregator(
+    desk: Desk, maker: Any, places: list[tuple[float, int]], header_only: bool, cut: float, number: int
+) -> None:
+    uid = f"u{number}"
+    before = desk.network.to_bytes()
+    data = bytearray(encode_update(maker.update(maker.log("ordered", 2), uid=uid, statistics_images=8)))
+    reach = 8 + int.from_bytes(data[:8], "little") if header_only else len(data)
+    for place, value in places:
+        data[int(place * reach)] = value
+    if cut < 0.2:
+        del data[int(5 * cut * len(data)) + 1 :]
+    (frame,) = split(bytes(data))
+    taken = desk.take(frame, uid=uid)
+    assert taken.ack.kind in {"durable", "refused"}
+    assert decode(Ack, encode(taken.ack), where="ack") == taken.ack
+    assert desk.network.to_bytes() == before
+    if taken.counts:  # the damage hit a number; make room for the next one
+        desk.ledger._database.execute("DELETE FROM updates")
+        desk.answered.clear()
 
 
 def test_an_update_too_large_for_the_network_is_refused_at_its_first_chunk(desk: Desk) -> None:
