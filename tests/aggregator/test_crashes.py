@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import queue
+import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,7 +57,7 @@ class Killed(BaseException):
 
 
 class Fuse:
-    """Ends the process at the n-th thing it does, just before or just after doing it."""
+    """Ends the process just after the n-th thing it does, which is just before the next: between them nothing lasts."""
 
     def __init__(self) -> None:
         self.left = 10**9
@@ -63,9 +65,8 @@ class Fuse:
 
     def around(self, what: str, action: Callable[..., Any]) -> Callable[..., Any]:
         def burning(*arguments: Any, **keywords: Any) -> Any:
-            self._burn(f"before {what}")
             result = action(*arguments, **keywords)
-            self._burn(f"after {what}")
+            self._burn(what)
             return result
 
         return burning
@@ -75,6 +76,13 @@ class Fuse:
         self.left -= 1
         if self.left == 0:
             raise Killed(what)
+
+
+class Unsynced(sqlite3.Connection):
+    """A database that does not wait for the disk: no power is cut here, and there are many starts."""
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute(statement.replace("synchronous = FULL", "synchronous = OFF"), *values)
 
 
 class Farm:
@@ -173,10 +181,7 @@ def federation(
     monkeypatch.setattr(
         store, "write_durably", fuse.around("a file is written", lambda path, data: path.write_bytes(data))
     )
-    prepare = Ledger._prepare
-    monkeypatch.setattr(
-        Ledger, "_prepare", lambda self: (prepare(self), self._database.execute("PRAGMA synchronous = OFF"))
-    )
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Unsynced))
     for method in ("claim", "open_round", "store_update", "close_round"):
         monkeypatch.setattr(Ledger, method, fuse.around(method, getattr(Ledger, method)))
     monkeypatch.setattr(Store, "drop_updates", fuse.around("drop_updates", Store.drop_updates))
@@ -240,16 +245,16 @@ def test_killed_once_at_any_step_the_result_is_the_same_to_the_last_bit(
     check(folder, farm)
     undisturbed, steps = outcome(folder), len(fuse.done)
     assert len(undisturbed[0]) == ROUNDS + 2
-    assert steps > 50
+    assert steps > 25
     for kill in range(1, steps + 1):
         folder, farm, fuse = federation([kill])
         assert fuse.left > 10**6, f"nothing was killed at step {kill}"
         check(folder, farm)
-        assert outcome(folder) == undisturbed, f"killed {fuse.done[kill - 1]} (step {kill})"
+        assert outcome(folder) == undisturbed, f"killed after {fuse.done[kill - 1]} (step {kill})"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kills=st.lists(st.integers(1, 30), min_size=2, max_size=12))
+@given(kills=st.lists(st.integers(1, 15), min_size=2, max_size=12))
 def test_killed_again_and_again_the_result_is_the_same_to_the_last_bit(
     federation: Callable[[Iterable[int]], tuple[Path, Farm, Fuse]], kills: list[int]
 ) -> None:
