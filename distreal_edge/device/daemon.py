@@ -166,7 +166,7 @@ class DeviceDaemon:
                 case RoundTopic():
                     manifest = decode(Manifest, message.payload, where=message.topic)
                     self._blobs.expect(manifest)
-                    self._act(self._rounds.announced(manifest, now))
+                    self._act(self._rounds.announced(manifest, now, live=not message.retained))
                     self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):

@@ -134,12 +134,16 @@ class DeviceRounds:
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
-    def announced(self, manifest: Manifest, now: float) -> list[Action]:
-        """Take in a round's manifest, which may be one that is known already."""
+    def announced(self, manifest: Manifest, now: float, *, live: bool = False) -> list[Action]:
+        """Take in a round's manifest, which may be one that is known already.
+
+        `live`: it was published now, and not kept by the broker. A known one then says that the aggregator is back, and
+        did not hear what was sent to it meanwhile: an update whose answer is awaited is sent again at once.
+        """
         # Whoever published it is there, and may answer now what it did not answer before.
         self._ack_patience_s = ACK_PATIENCE_S
         if self._manifest is not None and manifest == self._manifest:
-            return []
+            return self._send(self._front) if live and self._front is not None and self._sent_at is not None else []
         self._manifest = manifest
         self._fetching = (
             not manifest.finished

@@ -255,6 +255,20 @@ def test_an_aggregator_that_does_not_answer_is_sent_to_less_and_less_often_until
     assert rounds.tick(NOW + 320) == [Send("u1")]
 
 
+def test_an_aggregator_that_comes_back_in_the_round_is_sent_at_once_what_it_did_not_hear(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    rounds = training(make_manifest())
+    rounds.trained("u1")
+    assert rounds.announced(make_manifest(), NOW, live=True) == []  # it is being sent
+    rounds.sent("u1", NOW)
+    assert rounds.announced(make_manifest(), NOW) == []  # the broker's own copy says nothing of the aggregator
+    assert rounds.announced(make_manifest(), NOW, live=True) == [Send("u1")]
+    rounds.sent("u1", NOW)
+    rounds.acknowledged(durable("u1"))
+    assert rounds.announced(make_manifest(), NOW, live=True) == []
+
+
 def test_chunks_that_are_missing_are_sent_at_once(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
     rounds.trained("u1")

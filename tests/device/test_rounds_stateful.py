@@ -125,6 +125,12 @@ class Federation(RuleBasedStateMachine):
 
     @precondition(lambda self: self.manifest is not None)
     @rule()
+    def announce_again_live(self) -> None:
+        assert self.manifest is not None
+        self.act(self.rounds.announced(self.manifest, self.now, live=True))
+
+    @precondition(lambda self: self.manifest is not None)
+    @rule()
     def blobs_complete(self) -> None:
         self.rounds.chunk_arrived(self.now)
         self.act(self.rounds.blobs_complete(self.now))
