@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import queue
 import secrets
@@ -97,7 +98,7 @@ class DeviceDaemon:
             held_folder(self._state),
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
             Session(
-                client_id=self._device,
+                client_id=client_id_of(federation=self._topics.federation, device=self._device),
                 will_topic=self._topics.device_state(self._device),
                 will_payload=offline,
                 **self._broker,
@@ -165,9 +166,11 @@ class DeviceDaemon:
             match self._topics.parse(message.topic):
                 case RoundTopic():
                     manifest = decode(Manifest, message.payload, where=message.topic)
+                    news = manifest != self._rounds.manifest
                     self._blobs.expect(manifest)
                     self._act(self._rounds.announced(manifest, now, live=not message.retained))
-                    self._warn_when_late(manifest, now)
+                    if news:  # the broker repeats it after every reconnect
+                        self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):
                         self._rounds.chunk_arrived(now)
@@ -276,3 +279,12 @@ class DeviceDaemon:
         training = self._rounds.phase is Phase.TRAINING
         health = health_of(time.time(), availability, len(self._spool.waiting()), self._latest, training=training)
         self._session.publish_retained(self._topics.device_health(self._device), encode(health), qos=0)
+
+
+def client_id_of(*, federation: str, device: str) -> str:
+    """Return the id that a device has at its broker.
+
+    Federations that share a broker may have devices of one name, which must not take each other's place there.
+    """
+    whole = hashlib.sha256(f"{federation}/{device}".encode()).hexdigest()
+    return f"{device[:47]}-{whole[:16]}"

@@ -37,6 +37,7 @@ from distreal_edge.transport import (
     Topics,
     UpdateTopic,
     Want,
+    check_name,
     chunk_count,
     decode,
     encode,
@@ -666,3 +667,28 @@ def test_sigterm_while_native_code_computes_does_not_crash_the_process(
         # It takes its leave at once; the process ends with the mini-batch at hand.
         aggregator.until(lambda: aggregator.states[-1] == "offline", within_s=3.0)
         assert process.wait(60.0) == 0
+
+
+def test_an_old_round_that_is_announced_again_is_not_complained_of_again(
+    aggregator: ScriptedAggregator,
+    start_device: Callable[..., Device],
+    plan_round: Callable[..., Manifest],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start_device()
+    aggregator.until(lambda: "idle" in aggregator.states)
+    old = plan_round(1, train_until_s=1.0, deadline_s=2.0)
+    aggregator.announce(old)
+    aggregator.announce(old)
+    aggregator.announce(plan_round(2, train_until_s=1.0, deadline_s=2.0))
+    aggregator.until(lambda: "round 2: its time for training ended" in caplog.text)
+    assert caplog.text.count("its time for training ended") == 2
+
+
+def test_devices_of_one_name_in_two_federations_and_of_long_names_have_ids_of_their_own() -> None:
+    pairs = [("x", "pi"), ("y", "pi"), ("x", "q" * 64), ("x", "q" * 63 + "r"), ("x-p", "i"), ("f" * 64, "pi")]
+    ids = [daemon_module.client_id_of(federation=federation, device=device) for federation, device in pairs]
+    assert len(set(ids)) == len(pairs)
+    for client_id in ids:
+        check_name(client_id, "client id")
+    assert ids[0] == daemon_module.client_id_of(federation="x", device="pi")
