@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from distreal_edge.errors import ConfigError, TransportError
@@ -28,6 +29,8 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 CLOSE_TIMEOUT_S = 3.0
 STOP_CHECK_S = 0.5
+# So many connections in a row that were lost soon are not the network's fault alone.
+SUSPICIOUS = 3
 
 
 def full_jitter_s(attempt: int, fraction: float) -> float:
@@ -237,7 +240,7 @@ class Session:
             self._on_ended(Ending(f"a fault in this program: {error!r}", final=True))
 
     def _supervise(self) -> None:
-        attempt = 0
+        attempt = short_lived = 0
         while not self._stop.is_set():
             # An owner that does not take what has arrived gets no more.
             while not self.events.has_room and not self._stop.wait(STOP_CHECK_S):
@@ -249,11 +252,16 @@ class Session:
                 if self._stop.is_set():
                     connection.close()
             ending = connection.run()
+            lasted = ending.was_connected and time.monotonic() - began_s > LONGEST_DELAY_S
+            attempt = 1 if lasted else attempt + 1
+            short_lived = 0 if lasted else short_lived + ending.was_connected
+            if ending.was_connected and not ending.final and short_lived >= SUSPICIOUS:
+                # mosquitto 2.0 gives a client's place to another of the same id without a word to the first.
+                hint = f"{ending.reason.rstrip('.')}, {short_lived} times; perhaps another client connects with the same id"
+                ending = replace(ending, reason=hint)
             self._on_ended(ending)
             if ending.final:
                 return
-            lasted = ending.was_connected and time.monotonic() - began_s > LONGEST_DELAY_S
-            attempt = 1 if lasted else attempt + 1
             self._stop.wait(full_jitter_s(attempt, random.random()))
 
     def _on_connected(self, session_present: bool) -> None:

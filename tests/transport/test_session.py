@@ -28,6 +28,7 @@ from distreal_edge.transport import (
     Session,
     connection,
 )
+from distreal_edge.transport import session as session_module
 from distreal_edge.transport.inbox import MOST_MESSAGES, ROOM_MESSAGES
 from distreal_edge.transport.session import full_jitter_s
 
@@ -509,3 +510,21 @@ def test_taking_with_a_timeout_from_an_empty_queue_raises_empty(
     assert isinstance(session.events.get(timeout=WAIT_S), Connected)
     with pytest.raises(queue.Empty):
         session.events.get_nowait()
+
+
+@pytest.mark.usefixtures("_impatient_sessions")
+def test_two_clients_of_one_id_are_told_what_may_be_wrong(
+    broker: EmbeddedBroker, session_to: Callable[..., Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    session_to(broker, "same").wait_connected(WAIT_S)
+    session_to(broker, "same")
+    give_up_s = time.monotonic() + WAIT_S
+    while "same id" not in caplog.text and time.monotonic() < give_up_s:
+        time.sleep(0.02)
+    assert "with the same id" in caplog.text
+
+
+@pytest.fixture
+def _impatient_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "FIRST_DELAY_S", 0.05)
+    monkeypatch.setattr(session_module, "LONGEST_DELAY_S", 1.0)
