@@ -257,8 +257,8 @@ class Session:
             short_lived = 0 if lasted else short_lived + ending.was_connected
             if ending.was_connected and not ending.final and short_lived >= SUSPICIOUS:
                 # mosquitto 2.0 gives a client's place to another of the same id without a word to the first.
-                hint = f"{ending.reason.rstrip('.')}, {short_lived} times; perhaps another client connects with the same id"
-                ending = replace(ending, reason=hint)
+                hint = f"{short_lived} times; perhaps another client connects with the same id"
+                ending = replace(ending, reason=f"{ending.reason.rstrip('.')}, {hint}")
             self._on_ended(ending)
             if ending.final:
                 return
