@@ -118,8 +118,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
 
     def save(self, path: str | Path) -> None:
-        """Write the table as a JSON file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the table as a JSON file; raise `TableError` when that cannot be done."""
+        try:
+            Path(path).write_bytes(self.to_bytes())
+        except OSError as error:
+            raise TableError(f"{path}: cannot write the table: {error.strerror}") from None
 
     def check_network(self, digest: str, sizes: Sequence[int]) -> None:
         """Raise `TableError` unless this table was made for the plan with this digest and these group sizes."""

@@ -91,8 +91,11 @@ class Network:
         return encode_network(self.plan, self.weights)
 
     def save(self, path: str | Path) -> None:
-        """Write the network's file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the network's file; raise `NetworkError` when that cannot be done."""
+        try:
+            Path(path).write_bytes(self.to_bytes())
+        except OSError as error:
+            raise NetworkError(f"{path}: cannot write the network: {error.strerror}") from None
 
     @property
     def digest(self) -> str:

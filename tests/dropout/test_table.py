@@ -136,6 +136,11 @@ def test_a_table_that_cannot_be_read_says_where_it_should_be(tmp_path: Path) -> 
         Table.load(tmp_path / "nothing.json")
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"nowhere/table\.json: cannot write the table: No such file"):
+        _table().save(tmp_path / "nowhere" / "table.json")
+
+
 def test_a_table_knows_the_network_it_belongs_to() -> None:
     table = _table()
     table.check_network("ab" * 32, [16, 32])

@@ -357,6 +357,11 @@ def test_a_file_that_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
         Network.load(tmp_path)
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"nowhere/net\.safetensors: cannot write the network: No such file"):
+        _network().save(tmp_path / "nowhere" / "net.safetensors")
+
+
 def test_a_file_over_the_cap_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.safetensors"
     with path.open("wb") as file:
