@@ -17,6 +17,8 @@ import pytest
 from paho.mqtt import publish, subscribe
 from paho.mqtt.enums import CallbackAPIVersion
 
+from distreal_edge.transport.connection import LARGEST_PACKET_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -78,7 +80,7 @@ def test_only_this_machine_can_connect(tmp_path: Path) -> None:
     assert listening == [("127.0.0.1", port)]
 
 
-def test_clients_are_told_the_packet_limit_which_lets_a_chunk_through(tmp_path: Path) -> None:
+def test_clients_are_told_the_packet_limit_that_the_protocol_asks_for(tmp_path: Path) -> None:
     text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
     answers: Queue[Any] = Queue()
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -91,7 +93,7 @@ def test_clients_are_told_the_packet_limit_which_lets_a_chunk_through(tmp_path: 
         client.disconnect()
         client.loop_stop()
 
-    assert 2 * 256 * 1024 < properties.MaximumPacketSize <= 1024 * 1024
+    assert properties.MaximumPacketSize == LARGEST_PACKET_BYTES
 
 
 def test_a_retained_message_survives_a_restart(tmp_path: Path) -> None:
