@@ -1,4 +1,92 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
 def version() -> str: ...
 def cpu_features() -> dict[str, bool]: ...
 def instruction_sets() -> tuple[str, ...]: ...
 def instruction_set() -> str: ...
+
+class Operation:
+    kind: str
+    def __init__(
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        shape: tuple[int, int, int],
+        *,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        bias: bool = False,
+        epsilon: float = 0.0,
+        count_include_pad: bool = True,
+        p: float = 0.0,
+        rescales: bool = False,
+    ) -> None: ...
+
+class Plan:
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        operations: Sequence[Operation],
+        filters: Sequence[NDArray[np.int32]],
+        group_sizes: Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop_padding: int,
+    ) -> None: ...
+    def step_bytes(self, kept: NDArray[np.bool_], batch: int) -> int: ...
+
+Tensors = Sequence[tuple[NDArray[np.float32], ...]]
+
+class Engine:
+    def __init__(self, plan: Plan, weights: Tensors, momentum: Tensors, instruction_set: str = "") -> None: ...
+    @property
+    def instruction_set(self) -> str: ...
+    def step(
+        self,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        labels: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+        *,
+        corners: NDArray[np.int32] | None,
+        flips: NDArray[np.bool_] | None,
+        draws: Sequence[NDArray[np.float32]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        threads: int,
+    ) -> float: ...
+    def predict(
+        self, images: NDArray[np.uint8] | NDArray[np.float32], scores: NDArray[np.float32], threads: int
+    ) -> None: ...
+    def batch_moments(
+        self, images: NDArray[np.uint8] | NDArray[np.float32], threads: int
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
+
+Tensors64 = Sequence[tuple[NDArray[np.float64], ...]]
+
+class PlainEngine64:
+    def __init__(self, plan: Plan, weights: Tensors64, momentum: Tensors64) -> None: ...
+    def step(
+        self,
+        images: NDArray[np.float64],
+        labels: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+        *,
+        corners: NDArray[np.int32] | None,
+        flips: NDArray[np.bool_] | None,
+        draws: Sequence[NDArray[np.float32]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        threads: int,
+    ) -> float: ...
+    def predict(self, images: NDArray[np.float64], scores: NDArray[np.float64], threads: int) -> None: ...
+    def batch_moments(
+        self, images: NDArray[np.float64], threads: int
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...

@@ -1,0 +1,9 @@
+// AVX2 with FMA.
+#define DISTREAL_SIMD avx2
+#include "kernels/simd/table.hpp"
+
+namespace distreal {
+
+const Kernels<float>& avx2_kernels() { return avx2::table; }
+
+}  // namespace distreal
