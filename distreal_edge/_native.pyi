@@ -90,3 +90,23 @@ class PlainEngine64:
     def batch_moments(
         self, images: NDArray[np.float64], threads: int
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
+
+def measure_peak(instruction_set: str, seconds: float) -> float: ...
+def time_convolution(
+    direction: str,
+    n: int,
+    in_channels: int,
+    out_channels: int,
+    kept_in: int,
+    kept_out: int,
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    repeats: int,
+    threads: int = 1,
+    instruction_set: str = "",
+) -> list[float]: ...

@@ -1,0 +1,511 @@
+#include "bench.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <iterator>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "kernels/kernels.hpp"
+#include "kernels/peak.hpp"
+
+namespace distreal {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point began) { return std::chrono::duration<double>(Clock::now() - began).count(); }
+
+// ---- The peak of a core ----
+
+#if defined(__x86_64__)
+#define DISTREAL_VECTOR_REGISTER "+x"
+#elif defined(__aarch64__)
+#define DISTREAL_VECTOR_REGISTER "+w"
+#else
+#define DISTREAL_VECTOR_REGISTER "+m"
+#endif
+
+constexpr int plain_chains = 12;
+
+// One number at a time: each chain goes through a register of its own, so that the compiler makes no vectors of them.
+float run_plain_peak(long iterations) {
+    float factor = 0.5F;
+    float addend = 1.0F;
+    float sums[plain_chains] = {};
+    asm volatile("" : DISTREAL_VECTOR_REGISTER(factor), DISTREAL_VECTOR_REGISTER(addend));
+    for (long iteration = 0; iteration < iterations; ++iteration) {
+#pragma GCC unroll 12
+        for (int chain = 0; chain < plain_chains; ++chain) {
+            float& sum = sums[chain];
+            sum = sum * factor + addend;
+            asm volatile("" : DISTREAL_VECTOR_REGISTER(sum));
+        }
+    }
+    return std::accumulate(std::begin(sums), std::end(sums), 0.0F);
+}
+
+PeakLoop peak_loop(InstructionSet set) {
+    switch (set) {
+#if defined(__x86_64__)
+        case InstructionSet::avx512vl:
+            return avx512vl_peak();
+        case InstructionSet::avx2:
+            return avx2_peak();
+#elif defined(__aarch64__)
+        case InstructionSet::neon:
+            return neon_peak();
+#endif
+        default:
+            return {2.0 * plain_chains, run_plain_peak};
+    }
+}
+
+const Kernels<float>& kernels_of(InstructionSet set) {
+    switch (set) {
+#if defined(__x86_64__)
+        case InstructionSet::avx512vl:
+            return avx512vl_kernels();
+        case InstructionSet::avx2:
+            return avx2_kernels();
+#elif defined(__aarch64__)
+        case InstructionSet::neon:
+            return neon_kernels();
+#endif
+        default:
+            return plain_kernels<float>();
+    }
+}
+
+// ---- Memory ----
+
+struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+};
+using Buffer = std::unique_ptr<float[], Free>;
+
+Buffer allocate(std::size_t elements) {
+    constexpr std::size_t line = 64;
+    const std::size_t bytes = (std::max<std::size_t>(elements, 1) * sizeof(float) + line - 1) / line * line;
+    Buffer memory(static_cast<float*>(std::aligned_alloc(line, bytes)));
+    if (memory == nullptr) {
+        throw std::bad_alloc();
+    }
+    std::fill_n(memory.get(), bytes / sizeof(float), 0.0F);
+    return memory;
+}
+
+// What weights, values and gradients look like to the processor: neither zeros nor denormals.
+void fill(float* memory, std::size_t elements, std::minstd_rand& random) {
+    std::uniform_real_distribution<float> uniform(-1.0F, 1.0F);
+    std::generate_n(memory, elements, [&] { return uniform(random); });
+}
+
+// Maps of all images, idle lanes zero.
+class Maps {
+  public:
+    Maps(int images, int channels, Plane plane, int lanes, std::minstd_rand& random)
+        : lanes_(lanes), pixel_stride_(static_cast<std::ptrdiff_t>(channels) * lanes) {
+        const int blocks = (images + lanes - 1) / lanes;
+        block_stride_ = pixel_stride_ * plane.pixels();
+        memory_ = allocate(static_cast<std::size_t>(block_stride_) * static_cast<std::size_t>(blocks));
+        for (int block = 0; block < blocks; ++block) {
+            const auto live = static_cast<std::size_t>(std::min(lanes, images - block * lanes));
+            float* const of_block = memory_.get() + block * block_stride_;
+            for (std::ptrdiff_t element = 0; element < block_stride_; element += lanes) {
+                fill(of_block + element, live, random);
+            }
+        }
+    }
+
+    View<float> from_channel(int channel) const {
+        return {memory_.get() + static_cast<std::ptrdiff_t>(channel) * lanes_, block_stride_, pixel_stride_};
+    }
+
+  private:
+    int lanes_;
+    std::ptrdiff_t pixel_stride_;
+    std::ptrdiff_t block_stride_;
+    Buffer memory_;
+};
+
+// ---- The convolution ----
+
+// The survivors of one conv-group, which are a convolution of their own; of a depthwise one, all survivors.
+struct Group {
+    int first_in;
+    int first_out;
+    std::vector<std::int32_t> in;  // within the group
+    std::vector<std::int32_t> out;
+};
+
+std::vector<std::int32_t> first_ones(int count) {
+    std::vector<std::int32_t> indices(static_cast<std::size_t>(count));
+    std::iota(indices.begin(), indices.end(), 0);
+    return indices;
+}
+
+std::vector<Group> groups_of(const ConvolutionProblem& problem) {
+    if (problem.depthwise()) {
+        return {{0, 0, first_ones(problem.kept_in), first_ones(problem.kept_out)}};
+    }
+    std::vector<Group> groups;
+    const int inputs = problem.in_channels / problem.groups;
+    const int outputs = problem.out_channels / problem.groups;
+    for (int group = 0; group < problem.groups; ++group) {
+        const int in = std::clamp(problem.kept_in - group * inputs, 0, inputs);
+        const int out = std::clamp(problem.kept_out - group * outputs, 0, outputs);
+        if (in > 0 && out > 0) {
+            groups.push_back({group * inputs, group * outputs, first_ones(in), first_ones(out)});
+        }
+    }
+    return groups;
+}
+
+int windows_along(const Window& window, std::size_t axis, int side) {
+    const int room = side + 2 * window.padding[axis] - window.dilation[axis] * (window.kernel[axis] - 1) - 1;
+    return room < 0 ? 0 : room / window.stride[axis] + 1;
+}
+
+Plane out_plane(const ConvolutionProblem& problem) {
+    return {windows_along(problem.window, 0, problem.in.height), windows_along(problem.window, 1, problem.in.width)};
+}
+
+// Everything that one convolution needs, made once.
+class Convolution {
+  public:
+    Convolution(const ConvolutionProblem& problem, int threads, const Kernels<float>& kernels)
+        : problem_(problem),
+          kernels_(kernels),
+          threads_(threads),
+          blocks_((problem.images + kernels.lanes - 1) / kernels.lanes),
+          taps_(problem.window.taps()),
+          weights_per_row_((problem.depthwise() ? 1 : problem.in_channels / problem.groups) * taps_),
+          out_plane_(out_plane(problem)),
+          forward_(forward_gather(problem.window, problem.in, out_plane_)),
+          backward_(backward_gather(problem.window, problem.in, out_plane_)),
+          runs_(tap_runs(problem.window, problem.in, out_plane_)),
+          groups_(groups_of(problem)),
+          random_(1),
+          in_(problem.images, problem.kept_in, problem.in, kernels.lanes, random_),
+          out_(problem.images, problem.kept_out, out_plane_, kernels.lanes, random_) {
+        const auto weights =
+            static_cast<std::size_t>(problem.out_channels) * static_cast<std::size_t>(weights_per_row_);
+        weights_ = allocate(weights);
+        momentum_ = allocate(weights);
+        fill(weights_.get(), weights, random_);
+        reserve();
+    }
+
+    void run(Direction direction) {
+        for (const Group& group : groups_) {
+            switch (direction) {
+                case Direction::forward:
+                    problem_.depthwise() ? forward_depthwise(group) : gather(group, false);
+                    break;
+                case Direction::backward_data:
+                    problem_.depthwise() ? backward_depthwise(group) : gather(group, true);
+                    break;
+                case Direction::backward_weights:
+                    problem_.depthwise() ? differentiate_depthwise(group) : differentiate(group);
+                    break;
+            }
+        }
+    }
+
+  private:
+    // Every thread gets several units, so that one that is held up does not hold up all.
+    Cut cut(Plane plane) const {
+        const int wanted = threads_ == 1 ? 1 : (4 * threads_ + blocks_ - 1) / blocks_;
+        return {blocks_, 1, std::clamp(wanted, 1, std::max(1, plane.pixels() / 16))};
+    }
+
+    std::ptrdiff_t row(int out) const { return static_cast<std::ptrdiff_t>(out) * weights_per_row_; }
+
+    Pack<float> pack_of(const Group& group, bool backward) const {
+        const auto ins = static_cast<int>(group.in.size());
+        const auto outs = static_cast<int>(group.out.size());
+        return {.weights = weights_.get() + row(group.first_out),
+                .to_index = backward ? group.in.data() : group.out.data(),
+                .from_index = backward ? group.out.data() : group.in.data(),
+                .to_stride = backward ? taps_ : weights_per_row_,
+                .from_stride = backward ? weights_per_row_ : taps_,
+                .to_scale = nullptr,
+                .from_scale = nullptr,
+                .to_channels = backward ? ins : outs,
+                .from_channels = backward ? outs : ins,
+                .taps = taps_,
+                .packed = packed_.get()};
+    }
+
+    WeightGradientTask<float> weight_task(const Group& group) const {
+        return {.window = &problem_.window,
+                .runs = &runs_,
+                .in = in_.from_channel(group.first_in).as_const(),
+                .gradient = out_.from_channel(group.first_out).as_const(),
+                .in_channels = static_cast<int>(group.in.size()),
+                .out_channels = static_cast<int>(group.out.size()),
+                .blocks = blocks_,
+                .parts = threads_,
+                .result = result_.get()};
+    }
+
+    void reserve() {
+        std::size_t packed = 0;
+        std::size_t result = 0;
+        std::size_t scratch = 0;
+        for (const Group& group : groups_) {
+            const auto ins = static_cast<int>(group.in.size());
+            const auto outs = static_cast<int>(group.out.size());
+            const int inputs = problem_.depthwise() ? 1 : ins;
+            packed =
+                std::max({packed, kernels_.packed_size(outs, inputs, taps_), kernels_.packed_size(ins, outs, taps_)});
+            result = std::max(result, static_cast<std::size_t>(outs) * static_cast<std::size_t>(inputs * taps_));
+            if (!problem_.depthwise()) {
+                scratch = std::max(scratch, kernels_.weight_gradient_scratch(weight_task(group)));
+            }
+        }
+        packed_ = allocate(packed);
+        result_ = allocate(result * static_cast<std::size_t>(threads_));
+        for (int thread = 0; thread < threads_; ++thread) {
+            scratch_.push_back(allocate(scratch));
+        }
+        for (int in = 0; in <= problem_.kept_in; ++in) {
+            first_.push_back(in * (problem_.out_channels / problem_.in_channels));
+        }
+        for (int out = 0; out < problem_.kept_out; ++out) {
+            partner_.push_back(out / std::max(1, problem_.out_channels / problem_.in_channels));
+        }
+    }
+
+    template <class Work>
+    void for_each_unit(int units, const Work& work) {
+        std::atomic<int> next = 0;
+        const auto take = [&](int thread) {
+            for (int unit = next++; unit < units; unit = next++) {
+                work(unit, thread);
+            }
+        };
+        std::vector<std::jthread> others;
+        for (int thread = 1; thread < threads_; ++thread) {
+            others.emplace_back(take, thread);
+        }
+        take(0);
+    }
+
+    void gather(const Group& group, bool backward) {
+        const Pack<float> pack = pack_of(group, backward);
+        for_each_unit(kernels_.pack_units(pack), [&](int unit, int) { kernels_.pack(pack, unit); });
+        const View<float> in = in_.from_channel(group.first_in);
+        const View<float> out = out_.from_channel(group.first_out);
+        const GatherTask<float> task{.gather = backward ? &backward_ : &forward_,
+                                     .from = (backward ? out : in).as_const(),
+                                     .to = backward ? in : out,
+                                     .from_channels = pack.from_channels,
+                                     .to_channels = pack.to_channels,
+                                     .packed = packed_.get(),
+                                     .bias = nullptr,
+                                     .accumulate = false,
+                                     .cut = cut(backward ? problem_.in : out_plane_),
+                                     .moments = nullptr,
+                                     .live = nullptr,
+                                     .through = nullptr};
+        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.gather(task, unit); });
+    }
+
+    void differentiate(const Group& group) {
+        const WeightGradientTask<float> task = weight_task(group);
+        for_each_unit(kernels_.weight_gradient_units(task), [&](int unit, int thread) {
+            kernels_.weight_gradient(task, unit, scratch_[static_cast<std::size_t>(thread)].get());
+        });
+        apply(group, task.in_channels);
+    }
+
+    void forward_depthwise(const Group& group) {
+        DepthwiseTask<float> task = depthwise_task(group);
+        task.gather = &forward_;
+        task.from = in_.from_channel(0).as_const();
+        task.to = out_.from_channel(0);
+        task.from_channels = problem_.kept_in;
+        task.to_channels = problem_.kept_out;
+        task.partner = partner_.data();
+        task.cut = cut(out_plane_);
+        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.depthwise_forward(task, unit); });
+    }
+
+    void backward_depthwise(const Group& group) {
+        DepthwiseTask<float> task = depthwise_task(group);
+        task.gather = &backward_;
+        task.from = out_.from_channel(0).as_const();
+        task.to = in_.from_channel(0);
+        task.from_channels = problem_.kept_out;
+        task.to_channels = problem_.kept_in;
+        task.first = first_.data();
+        task.cut = cut(problem_.in);
+        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.depthwise_backward(task, unit); });
+    }
+
+    DepthwiseTask<float> depthwise_task(const Group& group) {
+        for (std::size_t out = 0; out < group.out.size(); ++out) {
+            std::copy_n(weights_.get() + row(group.out[out]), taps_,
+                        packed_.get() + out * static_cast<std::size_t>(taps_));
+        }
+        DepthwiseTask<float> task{};
+        task.window = &problem_.window;
+        task.weights = packed_.get();
+        return task;
+    }
+
+    void differentiate_depthwise(const Group& group) {
+        const DepthwiseWeightTask<float> task{.window = &problem_.window,
+                                              .runs = &runs_,
+                                              .in = in_.from_channel(0).as_const(),
+                                              .gradient = out_.from_channel(0).as_const(),
+                                              .partner = partner_.data(),
+                                              .out_channels = problem_.kept_out,
+                                              .blocks = blocks_,
+                                              .parts = threads_,
+                                              .result = result_.get()};
+        for_each_unit(kernels_.depthwise_weight_units(task),
+                      [&](int unit, int) { kernels_.depthwise_weight(task, unit); });
+        apply(group, 1);
+    }
+
+    // The optimiser's step; its rate is so small that weights stay ordinary numbers over any number of runs.
+    void apply(const Group& group, int columns) {
+        const SgdTask<float> task{.weights = weights_.get() + row(group.first_out),
+                                  .momentum = momentum_.get() + row(group.first_out),
+                                  .row_stride = weights_per_row_,
+                                  .row = group.out.data(),
+                                  .column = group.in.data(),
+                                  .rows = static_cast<int>(group.out.size()),
+                                  .columns = columns,
+                                  .taps = taps_,
+                                  .gradient = result_.get(),
+                                  .parts = threads_,
+                                  .scale = nullptr,
+                                  .lr = 1e-7F,
+                                  .momentum_factor = 0.9F,
+                                  .weight_decay = 5e-4F};
+        for_each_unit(task.rows, [&](int unit, int) { kernels_.sgd(task, unit); });
+    }
+
+    const ConvolutionProblem& problem_;
+    const Kernels<float>& kernels_;
+    int threads_;
+    int blocks_;
+    int taps_;
+    int weights_per_row_;
+    Plane out_plane_;
+    Gather forward_;
+    Gather backward_;
+    TapRuns runs_;
+    std::vector<Group> groups_;
+    std::minstd_rand random_;
+    Maps in_;
+    Maps out_;
+    Buffer weights_;
+    Buffer momentum_;
+    Buffer packed_;
+    Buffer result_;
+    std::vector<Buffer> scratch_;
+    std::vector<std::int32_t> first_;    // depthwise: the first output of each input
+    std::vector<std::int32_t> partner_;  // depthwise: the input of each output
+};
+
+void require(bool holds, const char* otherwise) {
+    if (!holds) {
+        throw std::invalid_argument(otherwise);
+    }
+}
+
+}  // namespace
+
+double measure_peak(InstructionSet set, double seconds) {
+    const PeakLoop loop = peak_loop(set);
+    float result = 0.0F;
+    double best = 0.0;
+    long iterations = 1000;
+    const auto began = Clock::now();
+    do {
+        const auto burst_began = Clock::now();
+        result += loop.run(iterations);
+        const double burst = seconds_since(burst_began);
+        if (burst < 0.5e-3) {
+            iterations *= 2;
+            continue;
+        }
+        best = std::max(best, loop.flops_per_iteration * static_cast<double>(iterations) / burst);
+    } while (best == 0.0 || seconds_since(began) < seconds);
+    asm volatile("" : : "m"(result));
+    return best;
+}
+
+Direction direction_named(std::string_view name) {
+    if (name == "forward") {
+        return Direction::forward;
+    }
+    if (name == "backward_data") {
+        return Direction::backward_data;
+    }
+    require(name == "backward_weights", "the direction is forward, backward_data or backward_weights");
+    return Direction::backward_weights;
+}
+
+void check_problem(const ConvolutionProblem& problem) {
+    constexpr int most = 4096;
+    const auto within = [](int lowest, int number, int highest) { return lowest <= number && number <= highest; };
+    require(within(1, problem.images, most) && within(1, problem.in_channels, most) &&
+                within(1, problem.out_channels, most) && within(1, problem.in.height, most) &&
+                within(1, problem.in.width, most),
+            "images, channels and sides are 1 to 4096");
+    require(within(1, problem.kept_in, problem.in_channels) && within(1, problem.kept_out, problem.out_channels),
+            "at least one channel is kept, and at most all");
+    require(
+        problem.groups >= 1 && problem.in_channels % problem.groups == 0 && problem.out_channels % problem.groups == 0,
+        "the groups divide inputs and outputs");
+    require(!problem.depthwise() || problem.kept_out == problem.kept_in * (problem.out_channels / problem.in_channels),
+            "a depthwise convolution keeps the outputs of the inputs it keeps");
+    const Window& window = problem.window;
+    for (const std::size_t axis : {0U, 1U}) {
+        require(within(1, window.kernel[axis], 256) && within(1, window.stride[axis], 256) &&
+                    within(0, window.padding[axis], 256) && within(1, window.dilation[axis], 256),
+                "kernel, stride and dilation are 1 to 256, padding 0 to 256");
+    }
+    const Plane out = out_plane(problem);
+    require(out.height > 0 && out.width > 0, "the window is larger than the padded plane");
+    constexpr double most_elements = 1 << 28;
+    const auto elements = [&](int channels, Plane plane) {
+        return static_cast<double>(channels) * plane.height * plane.width * (problem.images + 16);
+    };
+    require(elements(problem.in_channels, problem.in) < most_elements &&
+                elements(problem.out_channels, out) < most_elements &&
+                static_cast<double>(problem.in_channels) * problem.out_channels * window.taps() < most_elements,
+            "the maps and the weights have less than 2^28 elements each");
+}
+
+std::vector<double> time_convolution(const ConvolutionProblem& problem, Direction direction, int repeats, int threads,
+                                     InstructionSet set) {
+    check_problem(problem);
+    require(repeats >= 1, "there is at least one repeat");
+    require(1 <= threads && threads <= 256, "threads are 1 to 256");
+    Convolution convolution(problem, threads, kernels_of(set));
+    convolution.run(direction);
+    std::vector<double> seconds;
+    for (int repeat = 0; repeat < repeats; ++repeat) {
+        const auto began = Clock::now();
+        convolution.run(direction);
+        seconds.push_back(seconds_since(began));
+    }
+    return seconds;
+}
+
+}  // namespace distreal
