@@ -1,0 +1,192 @@
+#pragma once
+// Passes over the channels of a value, each reading and writing every element once.
+
+#include "kernels/kernels.hpp"
+#include "kernels/simd/activations.hpp"
+#include "kernels/simd/vector.hpp"
+#include "kernels/simd/walk.hpp"
+
+namespace distreal::DISTREAL_SIMD {
+
+template <bool squares>
+void take_moments(const MomentsTask<float>& task, int unit) {
+    with_sums(task.moments, unit, task.channels, squares,
+              [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
+                  for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+                      const Vector live = live_lanes(task.live, block);
+                      const float* y = at(task.y, block, pixel) + first * lanes;
+                      for (int c = 0; c < count; ++c) {
+                          Vector sum = sums.first[c];
+                          Vector products = sums.second[c];
+                          DISTREAL_UNROLL
+                          for (int i = 0; i < strip.pixels; ++i) {
+                              const Vector value = load(y + i * task.y.pixel_stride);
+                              const Vector counted = value * live;
+                              sum += counted;
+                              if constexpr (squares) {
+                                  products = multiply_add(counted, value, products);
+                              }
+                          }
+                          sums.first[c] = sum;
+                          if constexpr (squares) {
+                              sums.second[c] = products;
+                          }
+                          y += lanes;
+                      }
+                  });
+              });
+}
+
+inline void moments(const MomentsTask<float>& task, int unit) {
+    return task.squares ? take_moments<true>(task, unit) : take_moments<false>(task, unit);
+}
+
+inline void normalise_backward(const NormaliseBackwardTask<float>& task, int unit) {
+    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const Vector live = live_lanes(task.live, block);
+        const float* gradient = at(task.gradient, block, pixel);
+        const float* y = at(task.y, block, pixel);
+        float* to = at(task.to, block, pixel);
+        for (int c = 0; c < task.channels; ++c) {
+            const Vector a = spread(task.a[c]);
+            const Vector b = spread(task.b[c]);
+            const Vector constant = spread(task.c[c]);
+            Vector value[strip.pixels];
+            DISTREAL_UNROLL
+            for (int i = 0; i < strip.pixels; ++i) {
+                value[i] = multiply_add(a, load(gradient + i * task.gradient.pixel_stride), constant);
+                value[i] = multiply_add(b, load(y + i * task.y.pixel_stride), value[i]) * live;
+            }
+            if (task.accumulate) {
+                DISTREAL_UNROLL
+                for (int i = 0; i < strip.pixels; ++i) {
+                    value[i] += load(to + i * task.to.pixel_stride);
+                }
+            }
+            DISTREAL_UNROLL
+            for (int i = 0; i < strip.pixels; ++i) {
+                store(to + i * task.to.pixel_stride, value[i]);
+            }
+            gradient += lanes;
+            y += lanes;
+            to += lanes;
+        }
+    });
+}
+
+template <bool accumulate>
+void copy_as(const CopyTask<float>& task, int unit) {
+    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* from = at(task.from, block, pixel);
+        float* to = at(task.to, block, pixel);
+        for (int c = 0; c < task.channels; ++c) {
+            DISTREAL_UNROLL
+            for (int i = 0; i < strip.pixels; ++i) {
+                const Vector value = load(from + i * task.from.pixel_stride);
+                float* const target = to + i * task.to.pixel_stride;
+                store(target, accumulate ? load(target) + value : value);
+            }
+            from += lanes;
+            to += lanes;
+        }
+    });
+}
+
+inline void copy(const CopyTask<float>& task, int unit) {
+    return task.accumulate ? copy_as<true>(task, unit) : copy_as<false>(task, unit);
+}
+
+inline void add(const AddTask<float>& task, int unit) {
+    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* one = at(task.one, block, pixel);
+        const float* other = at(task.other, block, pixel);
+        float* out = at(task.out, block, pixel);
+        for (int c = 0; c < task.channels; ++c) {
+            DISTREAL_UNROLL
+            for (int i = 0; i < strip.pixels; ++i) {
+                store(out + i * task.out.pixel_stride,
+                      load(one + i * task.one.pixel_stride) + load(other + i * task.other.pixel_stride));
+            }
+            one += lanes;
+            other += lanes;
+            out += lanes;
+        }
+    });
+}
+
+template <bool accumulate>
+void multiply_pixels(const MultiplyTask<float>& task, int unit) {
+    const std::ptrdiff_t other_step = task.other_is_single ? 0 : task.other.pixel_stride;
+    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* one = at(task.one, block, pixel);
+        const float* other = at(task.other, block, task.other_is_single ? 0 : pixel);
+        float* to = at(task.to, block, pixel);
+        for (int c = 0; c < task.channels; ++c) {
+            DISTREAL_UNROLL
+            for (int i = 0; i < strip.pixels; ++i) {
+                const Vector product = load(one + i * task.one.pixel_stride) * load(other + i * other_step);
+                float* const target = to + i * task.to.pixel_stride;
+                store(target, accumulate ? load(target) + product : product);
+            }
+            one += lanes;
+            other += lanes;
+            to += lanes;
+        }
+    });
+}
+
+inline void multiply_and_reduce(const MultiplyTask<float>& task, int unit) {
+    const Share share = share_of(task.cut, unit);
+    for (int block = share.first_block; block < share.end_block; ++block) {
+        with_sums(nullptr, unit, task.channels, false,
+                  [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
+                      for_strips({block, block + 1, 0}, {0, task.pixels},
+                                 [&](auto strip, int same_block, int pixel) DISTREAL_INLINE_LAMBDA {
+                                     const float* one = at(task.one, same_block, pixel) + first * lanes;
+                                     const float* other = at(task.other, same_block, pixel) + first * lanes;
+                                     for (int c = 0; c < count; ++c) {
+                                         Vector sum = sums.first[c];
+                                         DISTREAL_UNROLL
+                                         for (int i = 0; i < strip.pixels; ++i) {
+                                             sum = multiply_add(load(one + i * task.one.pixel_stride),
+                                                                load(other + i * task.other.pixel_stride), sum);
+                                         }
+                                         sums.first[c] = sum;
+                                         one += lanes;
+                                         other += lanes;
+                                     }
+                                 });
+                      float* const to = at(task.to, block, 0) + first * lanes;
+                      for (int c = 0; c < count; ++c) {
+                          store(to + c * lanes, task.accumulate ? load(to + c * lanes) + sums.first[c] : sums.first[c]);
+                      }
+                  });
+    }
+}
+
+inline void multiply(const MultiplyTask<float>& task, int unit) {
+    if (task.reduce) {
+        return multiply_and_reduce(task, unit);
+    }
+    return task.accumulate ? multiply_pixels<true>(task, unit) : multiply_pixels<false>(task, unit);
+}
+
+inline void flatten(const FlattenTask<float>& task, int unit) {
+    const Share share = share_of(task.cut, unit);
+    for (int block = share.first_block; block < share.end_block; ++block) {
+        const std::int32_t* feature = task.feature;
+        for (int pixel = 0; pixel < task.pixels; ++pixel) {
+            const float* map_from = at(task.from, block, task.backward ? 0 : pixel);
+            float* map_to = at(task.to, block, task.backward ? pixel : 0);
+            for (int c = 0; c < task.channels; ++c) {
+                const std::ptrdiff_t at_map = static_cast<std::ptrdiff_t>(c) * lanes;
+                const std::ptrdiff_t at_feature = static_cast<std::ptrdiff_t>(*feature++) * lanes;
+                const Vector value = load(map_from + (task.backward ? at_feature : at_map));
+                float* const to = map_to + (task.backward ? at_map : at_feature);
+                store(to, task.accumulate ? load(to) + value : value);
+            }
+        }
+    }
+}
+
+}  // namespace distreal::DISTREAL_SIMD
