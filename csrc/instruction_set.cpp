@@ -16,7 +16,8 @@ struct Candidate {
 
 // Best first; the first whose needs are met wins.
 const auto candidates = std::to_array<Candidate>({
-    {InstructionSet::avx512vl, "avx512vl", {"avx512f", "avx512vl", "avx2", "fma"}},
+    {InstructionSet::avx512, "avx512", {"avx512f", "avx512vl", "avx512dq", "avx2", "fma"}},
+    {InstructionSet::avx512vl, "avx512vl", {"avx512f", "avx512vl", "avx512dq", "avx2", "fma"}},
     {InstructionSet::avx2, "avx2", {"avx2", "fma"}},
     {InstructionSet::neon, "neon", {"neon"}},
     {InstructionSet::plain, "plain", {}},

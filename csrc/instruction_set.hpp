@@ -9,7 +9,7 @@
 namespace distreal {
 
 // What kernels are compiled for, one set of sources each.
-enum class InstructionSet { avx512vl, avx2, neon, plain };
+enum class InstructionSet { avx512, avx512vl, avx2, neon, plain };
 
 // The environment variable by which a person overrules the choice, to compare or to work around a fault.
 inline constexpr const char* instruction_set_variable = "DISTREAL_EDGE_INSTRUCTION_SET";

@@ -117,7 +117,8 @@ TapRuns tap_runs(const Window& window, Plane in, Plane out) {
                 const int stride = window.stride[1];
                 const int shift = kx * window.dilation[1] - window.padding[1];
                 const int first = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
-                const int last = in.width - 1 - shift < 0 ? -1 : std::min(out.width - 1, (in.width - 1 - shift) / stride);
+                const int last =
+                    in.width - 1 - shift < 0 ? -1 : std::min(out.width - 1, (in.width - 1 - shift) / stride);
                 if (first <= last) {
                     of_tap.push_back(
                         {oy * out.width + first, iy * in.width + first * stride + shift, last - first + 1, stride});

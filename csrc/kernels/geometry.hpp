@@ -51,8 +51,8 @@ struct Gather {
 
 // Pairs of an output pixel and the input pixel that one tap reads for it, as runs along rows.
 struct Run {
-    std::int32_t out;      // first output pixel; the next ones follow
-    std::int32_t in;       // first input pixel
+    std::int32_t out;  // first output pixel; the next ones follow
+    std::int32_t in;   // first input pixel
     std::int32_t count;
     std::int32_t in_step;  // pixels from one input to the next
 };

@@ -48,7 +48,7 @@ enum class Activation { none, relu, relu6, hardswish, sigmoid };
 template <class Real>
 struct Pack {
     const Real* weights;
-    const std::int32_t* to_index;  // [to_channels]
+    const std::int32_t* to_index;    // [to_channels]
     const std::int32_t* from_index;  // [from_channels]
     std::ptrdiff_t to_stride;
     std::ptrdiff_t from_stride;
@@ -91,7 +91,8 @@ struct GatherTask {
     const ThroughActivation<Real>* through;  // null: the result is written as it is. Never together with moments
 };
 
-// ---- Convolution, backward-weights: `result[o][i][tap] = sum over pixels and images of in[p', i] * gradient[p, o]` ----
+// ---- Convolution, backward-weights: `result[o][i][tap] = sum over pixels and images of in[p', i] * gradient[p, o]`
+// ----
 template <class Real>
 struct WeightGradientTask {
     const Window* window;
@@ -101,7 +102,7 @@ struct WeightGradientTask {
     int in_channels;
     int out_channels;
     int blocks;
-    int parts;    // into how many parts the images and rows are cut; each part has a result of its own
+    int parts;     // into how many parts the images and rows are cut; each part has a result of its own
     Real* result;  // [parts][out_channels][in_channels][taps], all written
 };
 
@@ -115,9 +116,10 @@ struct DepthwiseTask {
     int from_channels;
     int to_channels;
     const std::int32_t* partner;  // forward: [to_channels], the surviving input that an output reads. backward: null
-    const std::int32_t* first;    // backward: [to_channels + 1], outputs first[i]..first[i+1]-1 read input i. forward: null
-    const Real* weights;          // packed: [out_channels][taps]
-    const Real* bias;             // [to_channels] or null
+    const std::int32_t*
+        first;            // backward: [to_channels + 1], outputs first[i]..first[i+1]-1 read input i. forward: null
+    const Real* weights;  // packed: [out_channels][taps]
+    const Real* bias;     // [to_channels] or null
     bool accumulate;
     Cut cut;
     Real* moments;  // these as in GatherTask
@@ -245,9 +247,9 @@ struct PoolTask {
     const Gather* gather;
     const Window* window;
     bool maximum;
-    bool count_include_pad;  // average: over the whole window instead of over its pixels inside the plane
-    View<const Real> in;     // forward and backward
-    View<Real> out;          // forward: made
+    bool count_include_pad;     // average: over the whole window instead of over its pixels inside the plane
+    View<const Real> in;        // forward and backward
+    View<Real> out;             // forward: made
     View<const Real> gradient;  // backward: of out
     View<Real> in_gradient;     // backward: made
     bool accumulate;            // backward: add to what in_gradient holds; else all of it is written
