@@ -6,19 +6,18 @@
 
 namespace distreal::plain {
 
+// What is not a number stays so, or a diverged network would look sound.
 template <class Real>
 Real activated(Activation activation, Real x) {
     switch (activation) {
         case Activation::none:
             return x;
         case Activation::relu:
-            return x > Real(0) ? x : Real(0);
+            return x < Real(0) ? Real(0) : x;
         case Activation::relu6:
-            return x > Real(0) ? (x < Real(6) ? x : Real(6)) : Real(0);
-        case Activation::hardswish: {
-            const Real ramp = x + Real(3);
-            return x * (ramp > Real(0) ? (ramp < Real(6) ? ramp : Real(6)) : Real(0)) / Real(6);
-        }
+            return x < Real(0) ? Real(0) : (x > Real(6) ? Real(6) : x);
+        case Activation::hardswish:
+            return x * activated(Activation::relu6, x + Real(3)) / Real(6);
         case Activation::sigmoid:
             return Real(1) / (Real(1) + std::exp(-x));
     }
@@ -31,11 +30,11 @@ Real derivative(Activation activation, Real x) {
         case Activation::none:
             return Real(1);
         case Activation::relu:
-            return x > Real(0) ? Real(1) : Real(0);
+            return x <= Real(0) ? Real(0) : Real(1);
         case Activation::relu6:
-            return x > Real(0) && x < Real(6) ? Real(1) : Real(0);
+            return x <= Real(0) || x >= Real(6) ? Real(0) : Real(1);
         case Activation::hardswish:
-            return x > Real(-3) ? (x < Real(3) ? (Real(2) * x + Real(3)) / Real(6) : Real(1)) : Real(0);
+            return x <= Real(-3) ? Real(0) : (x >= Real(3) ? Real(1) : (Real(2) * x + Real(3)) / Real(6));
         case Activation::sigmoid: {
             const Real y = activated(activation, x);
             return y * (Real(1) - y);

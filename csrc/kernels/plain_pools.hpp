@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <limits>
 
@@ -13,13 +14,15 @@ Real divisor(const PoolTask<Real>& task, const TapClass& of_class) {
     return static_cast<Real>(task.count_include_pad ? task.window->taps() : static_cast<int>(of_class.taps.size()));
 }
 
-// Which pixel a maximum comes from: the first of equals. There is at least one tap.
+// Which pixel a maximum comes from: the first of equals; what is not a number is greater than all. There is at least
+// one tap.
 template <class Real>
 int pixel_of_maximum(const PoolTask<Real>& task, const TapClass& of_class, const Position& position, int block, int c) {
     int found = position.from;
     for (const Tap& tap : of_class.taps) {
         const int pixel = position.from + tap.offset;
-        if (at(task.in, block, pixel)[c] > at(task.in, block, found)[c]) {
+        const Real value = at(task.in, block, pixel)[c];
+        if (value > at(task.in, block, found)[c] || std::isnan(value)) {
             found = pixel;
         }
     }
