@@ -1,0 +1,81 @@
+#pragma once
+// How the weights of a convolution lie while its gathers run: [block of outputs][tap][input][output of the block].
+
+#include <cstddef>
+
+#include "kernels/kernels.hpp"
+#include "kernels/simd/vector.hpp"
+#include "kernels/simd/walk.hpp"
+
+namespace distreal::DISTREAL_SIMD {
+
+// Blocks of outputs: as many as fit the registers beside enough positions.
+inline constexpr int block_outputs = registers == 32 ? 8 : 6;
+
+// NEON multiplies by an element of a vector of weights, so that it loads them four at a time.
+#if defined(__aarch64__)
+inline constexpr int weight_alignment = 4;
+#else
+inline constexpr int weight_alignment = 1;
+#endif
+
+DISTREAL_INLINE constexpr int padded_outputs(int outputs) {
+    return (outputs + weight_alignment - 1) / weight_alignment * weight_alignment;
+}
+
+// Blocks as equal as can be: 13 outputs are 7 and 6, for 8 and 5 would work with fewer registers in the second.
+struct OutputBlocks {
+    int outputs;
+    int count;
+
+    DISTREAL_INLINE int begin(int block) const { return part_begin(outputs, block, count); }
+    DISTREAL_INLINE int size(int block) const { return begin(block + 1) - begin(block); }
+};
+
+DISTREAL_INLINE OutputBlocks output_blocks(int outputs) {
+    return {outputs, (outputs + block_outputs - 1) / block_outputs};
+}
+
+// Elements of packed weights before a block.
+DISTREAL_INLINE std::ptrdiff_t packed_begin(const OutputBlocks& blocks, int block, int from_channels, int taps) {
+    std::ptrdiff_t outputs = blocks.begin(block);
+    if constexpr (weight_alignment > 1) {
+        outputs = 0;
+        for (int before = 0; before < block; ++before) {
+            outputs += padded_outputs(blocks.size(before));
+        }
+    }
+    return outputs * from_channels * taps;
+}
+
+inline std::size_t packed_size(int to_channels, int from_channels, int taps) {
+    const OutputBlocks blocks = output_blocks(to_channels);
+    return static_cast<std::size_t>(packed_begin(blocks, blocks.count, from_channels, taps));
+}
+
+inline int pack_units(const Pack<float>& task) { return output_blocks(task.to_channels).count; }
+
+// A unit is one block of outputs.
+inline void pack(const Pack<float>& task, int unit) {
+    const OutputBlocks blocks = output_blocks(task.to_channels);
+    const int first = blocks.begin(unit);
+    const int size = blocks.size(unit);
+    const int padded = padded_outputs(size);
+    const std::ptrdiff_t tap_step = static_cast<std::ptrdiff_t>(task.from_channels) * padded;
+    float* const packed = task.packed + packed_begin(blocks, unit, task.from_channels, task.taps);
+    for (int o = 0; o < padded; ++o) {
+        const bool exists = o < size;
+        const std::ptrdiff_t row = exists ? task.to_index[first + o] * task.to_stride : 0;
+        const float to_scale = !exists ? 0.0F : task.to_scale == nullptr ? 1.0F : task.to_scale[first + o];
+        for (int i = 0; i < task.from_channels; ++i) {
+            const float scale = task.from_scale == nullptr ? to_scale : to_scale * task.from_scale[i];
+            const float* const weights = task.weights + row + task.from_index[i] * task.from_stride;
+            float* to = packed + static_cast<std::ptrdiff_t>(i) * padded + o;
+            for (int tap = 0; tap < task.taps; ++tap, to += tap_step) {
+                *to = weights[tap] * scale;
+            }
+        }
+    }
+}
+
+}  // namespace distreal::DISTREAL_SIMD
