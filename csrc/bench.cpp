@@ -222,10 +222,23 @@ class Convolution {
     }
 
   private:
-    // Every thread gets several units, so that one that is held up does not hold up all.
+    // As training steps cut their work: what a unit works on stays in a core's own cache, and every thread gets several
+    // units, so that one that is held up does not hold up all.
     Cut cut(Plane plane) const {
-        const int wanted = threads_ == 1 ? 1 : (4 * threads_ + blocks_ - 1) / blocks_;
-        return {blocks_, 1, std::clamp(wanted, 1, std::max(1, plane.pixels() / 16))};
+        const int pixels = plane.pixels();
+        const auto pixel_bytes = static_cast<std::size_t>(std::max(problem_.kept_in, problem_.kept_out)) *
+                                 static_cast<std::size_t>(kernels_.lanes) * sizeof(float);
+        const int most = pixels / 48;
+        if (most < 1) {
+            const int shared = threads_ == 1 ? blocks_ : std::max(1, blocks_ / (2 * threads_));
+            return {blocks_, std::clamp((48 + pixels - 1) / pixels, 1, shared), 1};
+        }
+        const auto parts = static_cast<std::size_t>(pixels) * pixel_bytes / (128 * 1024);
+        int bands = static_cast<int>(std::clamp<std::size_t>(parts, 1, static_cast<std::size_t>(most)));
+        if (threads_ > 1) {
+            bands = std::max(bands, std::min((4 * threads_ + blocks_ - 1) / blocks_, pixels / 8));
+        }
+        return {blocks_, 1, bands};
     }
 
     std::ptrdiff_t row(int out) const { return static_cast<std::ptrdiff_t>(out) * weights_per_row_; }

@@ -16,6 +16,7 @@ ROOMS = [
     "network",
     "zoo",
     "engine",
+    "bench",
     "data",
     "search",
     "transport",

@@ -14,6 +14,7 @@ __all__ = ["main"]
 # Verbs are imported when they are asked for: a device's process must not pay for the demo's pictures.
 _VERBS = {
     "aggregate": "distreal_edge.cli.aggregate",
+    "bench": "distreal_edge.cli.bench",
     "check-config": "distreal_edge.cli.check_config",
     "demo": "distreal_edge.cli.demo",
     "run": "distreal_edge.cli.run",
