@@ -69,7 +69,8 @@ DISTREAL_INLINE Vector masked_by(Vector gradient, Vector known) {
 }
 
 template <Activation activation, bool scaled, bool with_residual>
-void activate_as(const ActivateTask<float>& task, int unit) {
+void activate_as(const ActivateTask<float>& given, int unit) {
+    const ActivateTask<float> task = given;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* y = at(task.y, block, pixel);
         const float* residual = with_residual ? at(*task.residual, block, pixel) : nullptr;
@@ -142,7 +143,8 @@ DISTREAL_INLINE void mask_strip(const ActivateBackwardTask<float>& task, int c, 
 }
 
 template <Activation activation, Known from>
-void mask(const ActivateBackwardTask<float>& task, int unit) {
+void mask(const ActivateBackwardTask<float>& given, int unit) {
+    const ActivateBackwardTask<float> task = given;
     const View<const float>& source = from == Known::result ? task.out : task.y;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* gradient = at(task.gradient, block, pixel);
@@ -169,7 +171,8 @@ void mask(const ActivateBackwardTask<float>& task, int unit) {
 }
 
 template <Activation activation, Known from>
-void mask_and_sum(const ActivateBackwardTask<float>& task, int unit) {
+void mask_and_sum(const ActivateBackwardTask<float>& given, int unit) {
+    const ActivateBackwardTask<float> task = given;
     const View<const float>& source = from == Known::result ? task.out : task.y;
     with_sums(task.sums, unit, task.channels, true,
               [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {

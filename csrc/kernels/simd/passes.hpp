@@ -9,7 +9,8 @@
 namespace distreal::DISTREAL_SIMD {
 
 template <bool squares>
-void take_moments(const MomentsTask<float>& task, int unit) {
+void take_moments(const MomentsTask<float>& given, int unit) {
+    const MomentsTask<float> task = given;
     with_sums(task.moments, unit, task.channels, squares,
               [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
                   for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
@@ -41,7 +42,8 @@ inline void moments(const MomentsTask<float>& task, int unit) {
     return task.squares ? take_moments<true>(task, unit) : take_moments<false>(task, unit);
 }
 
-inline void normalise_backward(const NormaliseBackwardTask<float>& task, int unit) {
+inline void normalise_backward(const NormaliseBackwardTask<float>& given, int unit) {
+    const NormaliseBackwardTask<float> task = given;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const Vector live = live_lanes(task.live, block);
         const float* gradient = at(task.gradient, block, pixel);
@@ -75,7 +77,8 @@ inline void normalise_backward(const NormaliseBackwardTask<float>& task, int uni
 }
 
 template <bool accumulate>
-void copy_as(const CopyTask<float>& task, int unit) {
+void copy_as(const CopyTask<float>& given, int unit) {
+    const CopyTask<float> task = given;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* from = at(task.from, block, pixel);
         float* to = at(task.to, block, pixel);
@@ -96,7 +99,8 @@ inline void copy(const CopyTask<float>& task, int unit) {
     return task.accumulate ? copy_as<true>(task, unit) : copy_as<false>(task, unit);
 }
 
-inline void add(const AddTask<float>& task, int unit) {
+inline void add(const AddTask<float>& given, int unit) {
+    const AddTask<float> task = given;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* one = at(task.one, block, pixel);
         const float* other = at(task.other, block, pixel);
@@ -115,7 +119,8 @@ inline void add(const AddTask<float>& task, int unit) {
 }
 
 template <bool accumulate>
-void multiply_pixels(const MultiplyTask<float>& task, int unit) {
+void multiply_pixels(const MultiplyTask<float>& given, int unit) {
+    const MultiplyTask<float> task = given;
     const std::ptrdiff_t other_step = task.other_is_single ? 0 : task.other.pixel_stride;
     for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* one = at(task.one, block, pixel);
@@ -135,7 +140,8 @@ void multiply_pixels(const MultiplyTask<float>& task, int unit) {
     });
 }
 
-inline void multiply_and_reduce(const MultiplyTask<float>& task, int unit) {
+inline void multiply_and_reduce(const MultiplyTask<float>& given, int unit) {
+    const MultiplyTask<float> task = given;
     const Share share = share_of(task.cut, unit);
     for (int block = share.first_block; block < share.end_block; ++block) {
         with_sums(nullptr, unit, task.channels, false,
@@ -171,7 +177,8 @@ inline void multiply(const MultiplyTask<float>& task, int unit) {
     return task.accumulate ? multiply_pixels<true>(task, unit) : multiply_pixels<false>(task, unit);
 }
 
-inline void flatten(const FlattenTask<float>& task, int unit) {
+inline void flatten(const FlattenTask<float>& given, int unit) {
+    const FlattenTask<float> task = given;
     const Share share = share_of(task.cut, unit);
     for (int block = share.first_block; block < share.end_block; ++block) {
         const std::int32_t* feature = task.feature;
