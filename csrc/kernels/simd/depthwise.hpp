@@ -62,7 +62,8 @@ inline void gather_band(const DepthwiseTask<float>& given, const DepthwiseEnd& e
 
 DISTREAL_INLINE void depthwise(const DepthwiseTask<float>& task, bool backward, int unit) {
     const Share share = share_of(task.cut, unit);
-    const int step = tile_step(*task.window, backward);
+    const int stride = tile_stride(*task.window);
+    const int step = backward && stride == 2 ? -2 : stride;
     float* const to = task.through != nullptr ? task.through->sums : task.moments;
     with_sums(to, unit, task.to_channels, true, [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
         for (int block = share.first_block; block < share.end_block; ++block) {

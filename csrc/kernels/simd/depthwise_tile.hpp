@@ -175,18 +175,6 @@ void make_tiles(const TilePlane& plane, int band) {
     }
 }
 
-// The step of a window's tiles, or 0 when it must be gathered position by position.
-DISTREAL_INLINE int tile_step(const Window& window, bool backward) {
-    const int* const stride = window.stride.data();
-    for (unsigned axis = 0; axis < 2; ++axis) {
-        if (window.kernel.data()[axis] != 3 || window.padding.data()[axis] != 1 || window.dilation.data()[axis] != 1 ||
-            stride[axis] != stride[0] || stride[axis] > 2) {
-            return 0;
-        }
-    }
-    return backward && stride[0] == 2 ? -2 : stride[0];
-}
-
 DISTREAL_INLINE void make_band(int step, const TilePlane& plane, int band) {
     if (step == 1) {
         make_tiles<1>(plane, band);

@@ -1,12 +1,11 @@
 #pragma once
 
 #include "kernels/kernels.hpp"
+#include "kernels/simd/depthwise_weight_tile.hpp"
 #include "kernels/simd/vector.hpp"
 #include "kernels/simd/walk.hpp"
 
 namespace distreal::DISTREAL_SIMD {
-
-inline constexpr int channels_of_weight_unit = 16;
 
 DISTREAL_INLINE int channel_chunks(const DepthwiseWeightTask<float>& task) {
     return (task.out_channels + channels_of_weight_unit - 1) / channels_of_weight_unit;
@@ -84,22 +83,33 @@ DISTREAL_INLINE void weigh_channels(const DepthwiseWeightTask<float>& task, std:
     }
 }
 
-inline void depthwise_weight(const DepthwiseWeightTask<float>& task, int unit) {
-    const WeightShare share = weight_share(task, unit);
+// Any window, run by run.
+inline void weigh_runs(const DepthwiseWeightTask<float>& task, const WeightShare& share, float* result) {
     const std::int64_t pixels = pixels_reached(*task.runs);
     const std::int64_t begin = task.blocks * pixels * share.part / task.parts;
     const std::int64_t end = task.blocks * pixels * (share.part + 1) / task.parts;
+    const int taps = task.window->taps();
+    int c = 0;
+    for (; c + 4 <= share.count; c += 4) {
+        weigh_channels<4>(task, begin, end, pixels, share.first + c, result + c * taps);
+    }
+    for (; c < share.count; ++c) {
+        weigh_channels<1>(task, begin, end, pixels, share.first + c, result + c * taps);
+    }
+}
+
+inline void depthwise_weight(const DepthwiseWeightTask<float>& task, int unit) {
+    const WeightShare share = weight_share(task, unit);
     const std::ptrdiff_t taps = task.window->taps();
-    const int last = share.first + share.count;
-    for (int c = share.first; c < last;) {
-        float* const result = task.result + (static_cast<std::ptrdiff_t>(share.part) * task.out_channels + c) * taps;
-        if (c + 4 <= last) {
-            weigh_channels<4>(task, begin, end, pixels, c, result);
-            c += 4;
-        } else {
-            weigh_channels<1>(task, begin, end, pixels, c, result);
-            ++c;
-        }
+    float* const result =
+        task.result + (static_cast<std::ptrdiff_t>(share.part) * task.out_channels + share.first) * taps;
+    const int stride = tile_stride(*task.window);
+    if (stride == 1) {
+        weigh_tiles<1>(task, weight_plane(task), share.part, share.first, share.count, result);
+    } else if (stride == 2) {
+        weigh_tiles<2>(task, weight_plane(task), share.part, share.first, share.count, result);
+    } else {
+        weigh_runs(task, share, result);
     }
 }
 

@@ -74,6 +74,18 @@ DISTREAL_INLINE void for_strips(const Cut& cut, int unit, int pixels, Body body)
     for_strips(share, band_of(static_cast<std::size_t>(pixels), cut, share.band), body);
 }
 
+// The stride of a window of 3x3 with padding 1 and stride 1 or 2, which has kernels of its own; 0 for any other.
+DISTREAL_INLINE int tile_stride(const Window& window) {
+    const int stride = window.stride.data()[0];
+    for (unsigned axis = 0; axis < 2; ++axis) {
+        if (window.kernel.data()[axis] != 3 || window.padding.data()[axis] != 1 || window.dilation.data()[axis] != 1 ||
+            window.stride.data()[axis] != stride || stride > 2) {
+            return 0;
+        }
+    }
+    return stride;
+}
+
 // Sums by channel, two of each, kept as vectors until a unit ends. Channels are unbounded and the stack is not, so
 // units that need sums take this many channels at a time.
 inline constexpr int channels_of_sums = 64;
@@ -83,7 +95,7 @@ struct ChannelSums {
     Vector second[channels_of_sums];
 };
 
-DISTREAL_INLINE void clear(ChannelSums& sums, int channels) {
+inline void clear(ChannelSums& sums, int channels) {
     // Up to whole vectors of results, which is what store_sums reads.
     for (int c = 0; c < (channels + lanes - 1) / lanes * lanes; ++c) {
         sums.first[c] = Vector{};
@@ -108,7 +120,7 @@ DISTREAL_INLINE Vector sums_of_lanes(const Vector* values) {
     }
 }
 
-DISTREAL_INLINE void store_sums(float* to, const Vector* sums, int channels) {
+inline void store_sums(float* to, const Vector* sums, int channels) {
     int c = 0;
     for (; c + lanes <= channels; c += lanes) {
         store(to + c, sums_of_lanes<lanes>(sums + c));
