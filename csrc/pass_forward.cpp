@@ -272,7 +272,7 @@ void Pass<Real>::forward_dropout(std::size_t position, const float* draws) {
                              .count = program_.circumstances().images,
                              .channels = channels,
                              .pixels = shape.pixels(),
-                             .p = static_cast<float>(plan_.operation(node.operation).p),
+                             .p = plan_.operation(node.operation).p,
                              .lanes = kernels_.lanes,
                              .to = factors});
         MultiplyTask<Real> task{};
