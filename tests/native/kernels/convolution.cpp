@@ -65,6 +65,7 @@ struct GatherCase {
         Outcome outcome;
         outcome.add("to", placed_to, backward && bias.empty() ? Idle::zero : Idle::finite);
         outcome.add("sums", sums, sums.size() == 0 ? 0 : cut.units(), 2, to.channels);
+        sum_bands(outcome.outputs.back(), cut.bands);
         return outcome;
     }
 

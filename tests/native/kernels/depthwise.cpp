@@ -84,6 +84,7 @@ struct DepthwiseCase {
         Outcome outcome;
         outcome.add("to", placed_to, bias.empty() ? idle : Idle::finite);
         outcome.add("sums", sums, sums.size() == 0 ? 0 : cut.units(), 2, to.channels);
+        sum_bands(outcome.outputs.back(), cut.bands);
         return outcome;
     }
 

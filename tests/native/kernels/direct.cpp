@@ -117,6 +117,29 @@ void try_pools(Random& random) {
     expect_near("pooled", pooled(pool, x).data, expected.data, tolerance);
 }
 
+// Of equal maxima the first, row by row, gets the gradient.
+void try_equal_maxima(Random& random) {
+    const Pool pool{drawn_small(random, true), true, false};
+    const Values x = drawn(random, 2, pool.sliding.in.pixels(), 3, Grain::whole);
+    const Values g = drawn(random, 2, pool.sliding.out.pixels(), 3, Grain::rounded);
+    Values expected(2, x.pixels, 3);
+    for (int n = 0; n < 2; ++n) {
+        for (int c = 0; c < 3; ++c) {
+            std::vector<int> first(static_cast<std::size_t>(g.pixels), -1);
+            for_each_read(pool.sliding, [&](int to, int /*tap*/, int from) {
+                int& best = first[static_cast<std::size_t>(to)];
+                if (from >= 0 && (best < 0 || x.at(n, from, c) > x.at(n, best, c))) {
+                    best = from;
+                }
+            });
+            for (int p = 0; p < g.pixels; ++p) {
+                expected.at(n, first[static_cast<std::size_t>(p)], c) += g.at(n, p, c);
+            }
+        }
+    }
+    expect_near("gradient", pool_gradient(pool, x, g).data, expected.data, tolerance);
+}
+
 void try_activations(Random& random) {
     const Values y = drawn_eighths(random, 2, 5, 3, 9);
     const Values residual = drawn_eighths(random, 2, 5, 3, 1);
@@ -274,6 +297,7 @@ std::vector<PlainTest> direct_tests() {
         {"formula_of_convolution", try_convolution},
         {"formula_of_depthwise", try_depthwise},
         {"formulas_of_pools", try_pools},
+        {"formula_of_equal_maxima", try_equal_maxima},
         {"formulas_of_activations", try_activations},
         {"formula_of_moments", try_moments},
         {"formulas_of_products", try_products},

@@ -48,6 +48,20 @@ inline void sum_parts(Output& output) {
     output = {"sum of " + output.name, sums};
 }
 
+// Adds up what was summed in the bands of the same images, because a kernel may cut bands by pixels or by classes.
+inline void sum_bands(Output& output, int bands) {
+    const Values& of_units = output.values;
+    Values sums(of_units.images / bands, of_units.pixels, of_units.channels);
+    for (int unit = 0; unit < of_units.images; ++unit) {
+        for (int which = 0; which < of_units.pixels; ++which) {
+            for (int channel = 0; channel < of_units.channels; ++channel) {
+                sums.at(unit / bands, which, channel) += of_units.at(unit, which, channel);
+            }
+        }
+    }
+    output.values = sums;
+}
+
 // In any order, because threads may take units in any order.
 template <class Run>
 void run_units(Random& order, int units, const Run& run) {
