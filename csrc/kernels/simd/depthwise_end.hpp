@@ -43,19 +43,24 @@ struct TiledPixels {
     }
 };
 
-// Two sums of several values each, as two chains so that additions need not wait for one another as long.
-template <int n>
-DISTREAL_INLINE void add_to_sums(ChannelSums& sums, int slot, const Vector (&first)[n], const Vector (&factor)[n],
-                                 const Vector (&other)[n]) {
-    Vector one[2] = {sums.first[slot], Vector{}};
-    Vector two[2] = {sums.second[slot], Vector{}};
-    DISTREAL_UNROLL
-    for (int i = 0; i < n; ++i) {
-        one[i % 2] += first[i];
-        two[i % 2] = multiply_add(factor[i], other[i], two[i % 2]);
+// A channel's two sums, each as two chains, so that additions wait for one another half as long.
+struct SumChains {
+    Vector first[2];
+    Vector second[2];
+
+    DISTREAL_INLINE void add(int i, Vector value, Vector factor) {
+        first[i % 2] += value;
+        second[i % 2] = multiply_add(value, factor, second[i % 2]);
     }
-    sums.first[slot] = one[0] + one[1];
-    sums.second[slot] = two[0] + two[1];
+};
+
+DISTREAL_INLINE SumChains chains_of(const ChannelSums& sums, int slot) {
+    return {{sums.first[slot], Vector{}}, {sums.second[slot], Vector{}}};
+}
+
+DISTREAL_INLINE void keep(ChannelSums& sums, int slot, const SumChains& chains) {
+    sums.first[slot] = chains.first[0] + chains.first[1];
+    sums.second[slot] = chains.second[0] + chains.second[1];
 }
 
 // Ends the values of channel c at n pixels; `slot` is the channel's place in the sums.
@@ -83,23 +88,23 @@ DISTREAL_INLINE void finish(const DepthwiseTask<float>& task, const DepthwiseEnd
         const Vector scale = spread(through.scale[c]);
         const Vector shift = spread(through.shift[c]);
         const Vector mean = spread(through.mean[c]);
-        Vector centred[n];
+        SumChains chains = chains_of(sums, slot);
         DISTREAL_UNROLL
         for (int i = 0; i < n; ++i) {
             const Vector given = load(y + pixels.at(i, through.y.pixel_stride));
             const Vector before = multiply_add(given, scale, shift);
             value[i] = before <= end.lower ? Vector{} : value[i];
             value[i] = before >= end.upper ? Vector{} : value[i];
-            centred[i] = given - mean;
+            chains.add(i, value[i], given - mean);
         }
-        add_to_sums<n>(sums, slot, value, value, centred);
+        keep(sums, slot, chains);
     } else if (task.moments != nullptr) {
-        Vector counted[n];
+        SumChains chains = chains_of(sums, slot);
         DISTREAL_UNROLL
         for (int i = 0; i < n; ++i) {
-            counted[i] = value[i] * end.live;
+            chains.add(i, value[i] * end.live, value[i]);
         }
-        add_to_sums<n>(sums, slot, counted, counted, value);
+        keep(sums, slot, chains);
     }
     DISTREAL_UNROLL
     for (int i = 0; i < n; ++i) {

@@ -8,7 +8,7 @@
 
 namespace distreal::DISTREAL_SIMD {
 
-template <bool squares>
+template <bool squares, bool some_idle>
 void take_moments(const MomentsTask<float>& given, int unit) {
     const MomentsTask<float> task = given;
     with_sums(task.moments, unit, task.channels, squares,
@@ -22,7 +22,7 @@ void take_moments(const MomentsTask<float>& given, int unit) {
                           DISTREAL_UNROLL
                           for (int i = 0; i < strip.pixels; ++i) {
                               const Vector value = load(y + i * task.y.pixel_stride);
-                              const Vector counted = value * live;
+                              const Vector counted = some_idle ? value * live : value;
                               sum += counted;
                               if constexpr (squares) {
                                   products = multiply_add(counted, value, products);
@@ -38,8 +38,14 @@ void take_moments(const MomentsTask<float>& given, int unit) {
               });
 }
 
+template <bool squares>
+void moments_of(const MomentsTask<float>& task, int unit) {
+    return has_idle_lanes(task.live, share_of(task.cut, unit)) ? take_moments<squares, true>(task, unit)
+                                                               : take_moments<squares, false>(task, unit);
+}
+
 inline void moments(const MomentsTask<float>& task, int unit) {
-    return task.squares ? take_moments<true>(task, unit) : take_moments<false>(task, unit);
+    return task.squares ? moments_of<true>(task, unit) : moments_of<false>(task, unit);
 }
 
 inline void normalise_backward(const NormaliseBackwardTask<float>& given, int unit) {

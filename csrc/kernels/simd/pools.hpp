@@ -22,46 +22,61 @@ struct TapOffsets {
     DISTREAL_INLINE std::ptrdiff_t operator[](int t) const { return taps[t].offset * pixel_stride; }
 };
 
-// The result of `channels` channels of one window; `count` as in with_taps.
-template <bool maximum, int count, int channels>
-DISTREAL_INLINE void pool_channels(const float* from, float* to, TapOffsets offsets, int taps, Vector factor) {
-    const int all = count > 0 ? count : taps;
-    Vector value[channels];
+// Takes n taps from number t on into the results of all channels, which lie in the cache meanwhile.
+template <bool maximum, int n>
+DISTREAL_INLINE void pool_taps(const float* from, float* to, TapOffsets offsets, int t, int taps, int channels,
+                               Vector factor) {
+    const float* tap[n];
     DISTREAL_UNROLL
-    for (int c = 0; c < channels; ++c) {
-        value[c] = load(from + c * lanes);
+    for (int i = 0; i < n; ++i) {
+        tap[i] = from + offsets[t + i];
     }
-    DISTREAL_UNROLL
-    for (int t = 1; t < all; ++t) {
-        const float* const tap = from + offsets[t];
+    const bool is_first = t == 0;
+    const Vector scale = t + n == taps ? factor : spread(1.0F);
+    for (int c = 0; c < channels; ++c) {
+        const std::ptrdiff_t here = static_cast<std::ptrdiff_t>(c) * lanes;
+        Vector value[n];
         DISTREAL_UNROLL
-        for (int c = 0; c < channels; ++c) {
-            const Vector next = load(tap + c * lanes);
-            value[c] = maximum ? (beats(next, value[c]) ? next : value[c]) : value[c] + next;
+        for (int i = 0; i < n; ++i) {
+            value[i] = load(tap[i] + here);
         }
-    }
-    DISTREAL_UNROLL
-    for (int c = 0; c < channels; ++c) {
-        store(to + c * lanes, maximum ? value[c] : value[c] * factor);
+        Vector result = value[0];
+        if (!is_first) {
+            const Vector before = load(to + here);
+            result = maximum ? (beats(result, before) ? result : before) : before + result;
+        }
+        DISTREAL_UNROLL
+        for (int i = 1; i < n; ++i) {
+            result = maximum ? (beats(value[i], result) ? value[i] : result) : result + value[i];
+        }
+        store(to + here, maximum ? result : result * scale);
     }
 }
 
-template <bool maximum, int count>
+template <bool maximum>
+DISTREAL_INLINE void pool_window(const float* from, float* to, TapOffsets offsets, int taps, int channels,
+                                 Vector factor) {
+    int t = 0;
+    for (; t + 4 <= taps; t += 4) {
+        pool_taps<maximum, 4>(from, to, offsets, t, taps, channels, factor);
+    }
+    for (; t + 2 <= taps; t += 2) {
+        pool_taps<maximum, 2>(from, to, offsets, t, taps, channels, factor);
+    }
+    if (t < taps) {
+        pool_taps<maximum, 1>(from, to, offsets, t, taps, channels, factor);
+    }
+}
+
+template <bool maximum>
 void pool_positions(const PoolTask<float>& task, const TapClass& of_class, int block, Span span) {
     const TapOffsets offsets{of_class.taps.data(), task.in.pixel_stride};
     const int taps = static_cast<int>(of_class.taps.size());
     const Vector factor = spread(average_factor(task, of_class));
     const Position* const positions = of_class.positions.data();
     for (int p = span.begin; p < span.end; ++p) {
-        const float* const from = at(task.in, block, positions[p].from);
-        float* const to = at(task.out, block, positions[p].to);
-        int c = 0;
-        for (; c + 4 <= task.channels; c += 4) {
-            pool_channels<maximum, count, 4>(from + c * lanes, to + c * lanes, offsets, taps, factor);
-        }
-        for (; c < task.channels; ++c) {
-            pool_channels<maximum, count, 1>(from + c * lanes, to + c * lanes, offsets, taps, factor);
-        }
+        pool_window<maximum>(at(task.in, block, positions[p].from), at(task.out, block, positions[p].to), offsets, taps,
+                             task.channels, factor);
     }
 }
 
@@ -78,10 +93,8 @@ void pool_block(const PoolTask<float>& task, const TapClass& of_class, int block
         for (int p = span.begin; p < span.end; ++p) {
             clear_pixel(task.out, block, of_class.positions.data()[p].to, task.channels);
         }
-    } else if (of_class.taps.size() == 4) {
-        pool_positions<maximum, 4>(task, of_class, block, span);
     } else {
-        pool_positions<maximum, 0>(task, of_class, block, span);
+        pool_positions<maximum>(task, of_class, block, span);
     }
 }
 
@@ -146,6 +159,37 @@ DISTREAL_INLINE void give_to_maximum(const float* in, float* to, Vector gradient
     }
 }
 
+template <bool add, int n>
+DISTREAL_INLINE void give_to_taps(const float* gradient, float* to, TapOffsets to_at, int t, int channels,
+                                  Vector factor) {
+    float* tap[n];
+    DISTREAL_UNROLL
+    for (int i = 0; i < n; ++i) {
+        tap[i] = to + to_at[t + i];
+    }
+    for (int c = 0; c < channels; ++c) {
+        const std::ptrdiff_t here = static_cast<std::ptrdiff_t>(c) * lanes;
+        const Vector share = load(gradient + here) * factor;
+        DISTREAL_UNROLL
+        for (int i = 0; i < n; ++i) {
+            put<add>(tap[i] + here, share);
+        }
+    }
+}
+
+// Spreads a window's gradient over its pixels.
+template <bool add>
+DISTREAL_INLINE void give_to_all(const float* gradient, float* to, TapOffsets to_at, int taps, int channels,
+                                 Vector factor) {
+    int t = 0;
+    for (; t + 4 <= taps; t += 4) {
+        give_to_taps<add, 4>(gradient, to, to_at, t, channels, factor);
+    }
+    for (; t < taps; ++t) {
+        give_to_taps<add, 1>(gradient, to, to_at, t, channels, factor);
+    }
+}
+
 template <bool maximum, bool add, int count>
 void pool_backward_positions(const PoolTask<float>& task, const TapClass& of_class, int block) {
     const TapOffsets in_at{of_class.taps.data(), task.in.pixel_stride};
@@ -163,12 +207,7 @@ void pool_backward_positions(const PoolTask<float>& task, const TapClass& of_cla
                 give_to_maximum<add, count>(in + here, to + here, load(gradient + here), in_at, to_at, taps);
             }
         } else {
-            for (int t = 0; t < taps; ++t) {
-                float* const tap = to + to_at[t];
-                for (int c = 0; c < task.channels; ++c) {
-                    put<add>(tap + c * lanes, load(gradient + c * lanes) * factor);
-                }
-            }
+            give_to_all<add>(gradient, to, to_at, taps, task.channels, factor);
         }
     }
 }

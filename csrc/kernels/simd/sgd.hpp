@@ -1,5 +1,9 @@
 #pragma once
 
+#if defined(__AVX512VL__)
+#include <immintrin.h>
+#endif
+
 #include "kernels/kernels.hpp"
 #include "kernels/simd/vector.hpp"
 #include "kernels/simd/walk.hpp"
@@ -12,54 +16,72 @@ struct Stretch {
     float* momentum;
     const float* gradient;  // of the first part
     std::ptrdiff_t part_stride;
+    const float* scale;  // null for 1
+    int scale_step;      // 1 where every element has its own scale, 0 where all share one
     std::ptrdiff_t count;
 };
 
-// g = gradient * scale + weight_decay * w; m = momentum * m + g; w -= lr * m, for a vector or a float.
-template <class Value>
-DISTREAL_INLINE void descend(const SgdTask<float>& task, Value gradient, Value& w, Value& m) {
-    const Value g = gradient + task.weight_decay * w;
-    m = task.momentum_factor * m + g;
-    w = w - task.lr * m;
-}
+// Whole vectors, single floats, and with AVX-512 what is left of a vector: memory beyond it is not touched.
+struct WholeVector {
+    DISTREAL_INLINE Vector read(const float* from) const { return load(from); }
+    DISTREAL_INLINE void write(float* to, Vector value) const { store(to, value); }
+    DISTREAL_INLINE Vector same(float value) const { return spread(value); }
+};
 
-DISTREAL_INLINE Vector gradient_vector(const SgdTask<float>& task, const Stretch& stretch, std::ptrdiff_t i) {
-    Vector sum = load(stretch.gradient + i);
+struct SingleFloat {
+    DISTREAL_INLINE float read(const float* from) const { return *from; }
+    DISTREAL_INLINE void write(float* to, float value) const { *to = value; }
+    DISTREAL_INLINE float same(float value) const { return value; }
+};
+
+#if defined(__AVX512VL__)
+struct VectorRest {
+    std::ptrdiff_t count;  // 1 to lanes - 1
+
+#if defined(DISTREAL_SIMD_256)
+    DISTREAL_INLINE __mmask8 mask() const { return static_cast<__mmask8>((1U << count) - 1); }
+    DISTREAL_INLINE Vector read(const float* from) const { return _mm256_maskz_loadu_ps(mask(), from); }
+    DISTREAL_INLINE void write(float* to, Vector value) const { _mm256_mask_storeu_ps(to, mask(), value); }
+#else
+    DISTREAL_INLINE __mmask16 mask() const { return static_cast<__mmask16>((1U << count) - 1); }
+    DISTREAL_INLINE Vector read(const float* from) const { return _mm512_maskz_loadu_ps(mask(), from); }
+    DISTREAL_INLINE void write(float* to, Vector value) const { _mm512_mask_storeu_ps(to, mask(), value); }
+#endif
+    DISTREAL_INLINE Vector same(float value) const { return spread(value); }
+};
+#endif
+
+// g = gradient * scale + weight_decay * w; m = momentum * m + g; w -= lr * m, from element i on.
+template <class Memory>
+DISTREAL_INLINE void descend(const SgdTask<float>& task, const Stretch& stretch, std::ptrdiff_t i, Memory memory) {
+    auto g = memory.read(stretch.gradient + i);
     for (int part = 1; part < task.parts; ++part) {
-        sum += load(stretch.gradient + part * stretch.part_stride + i);
+        g += memory.read(stretch.gradient + part * stretch.part_stride + i);
     }
-    return sum;
+    if (stretch.scale != nullptr) {
+        g *= stretch.scale_step != 0 ? memory.read(stretch.scale + i) : memory.same(*stretch.scale);
+    }
+    const auto w = memory.read(stretch.weights + i);
+    g += task.weight_decay * w;
+    const auto m = task.momentum_factor * memory.read(stretch.momentum + i) + g;
+    memory.write(stretch.momentum + i, m);
+    memory.write(stretch.weights + i, w - task.lr * m);
 }
 
-DISTREAL_INLINE float gradient_element(const SgdTask<float>& task, const Stretch& stretch, std::ptrdiff_t i) {
-    float sum = stretch.gradient[i];
-    for (int part = 1; part < task.parts; ++part) {
-        sum += stretch.gradient[part * stretch.part_stride + i];
-    }
-    return sum;
-}
-
-// scale: null for 1, else `step` 1 when every element has its own and 0 when all share one.
-DISTREAL_INLINE void descend_stretch(const SgdTask<float>& task, const Stretch& stretch, const float* scale, int step) {
+DISTREAL_INLINE void descend_stretch(const SgdTask<float>& task, const Stretch& stretch) {
     std::ptrdiff_t i = 0;
     for (; i + lanes <= stretch.count; i += lanes) {
-        Vector gradient = gradient_vector(task, stretch, i);
-        if (scale != nullptr) {
-            gradient *= step != 0 ? load(scale + i) : spread(*scale);
-        }
-        Vector w = load(stretch.weights + i);
-        Vector m = load(stretch.momentum + i);
-        descend(task, gradient, w, m);
-        store(stretch.weights + i, w);
-        store(stretch.momentum + i, m);
+        descend(task, stretch, i, WholeVector{});
     }
+#if defined(__AVX512VL__)
+    if (i < stretch.count) {
+        descend(task, stretch, i, VectorRest{stretch.count - i});
+    }
+#else
     for (; i < stretch.count; ++i) {
-        float gradient = gradient_element(task, stretch, i);
-        if (scale != nullptr) {
-            gradient *= scale[i * step];
-        }
-        descend(task, gradient, stretch.weights[i], stretch.momentum[i]);
+        descend(task, stretch, i, SingleFloat{});
     }
+#endif
 }
 
 // How many columns from `first` on follow one another, and can share one stretch.
@@ -74,7 +96,8 @@ DISTREAL_INLINE int columns_together(const SgdTask<float>& task, int first) {
     return count;
 }
 
-inline void sgd(const SgdTask<float>& task, int unit) {
+inline void sgd(const SgdTask<float>& given, int unit) {
+    const SgdTask<float> task = given;
     const std::ptrdiff_t taps = task.taps;
     const std::ptrdiff_t elements = task.columns * taps;
     const std::ptrdiff_t row = task.row[unit] * task.row_stride;
@@ -82,9 +105,9 @@ inline void sgd(const SgdTask<float>& task, int unit) {
     for (int first = 0; first < task.columns;) {
         const int together = columns_together(task, first);
         const std::ptrdiff_t begin = row + task.column[first] * taps;
-        const Stretch stretch{task.weights + begin, task.momentum + begin, gradient + first * taps,
-                              task.rows * elements, together * taps};
-        descend_stretch(task, stretch, task.scale == nullptr ? nullptr : task.scale + first, task.taps == 1 ? 1 : 0);
+        descend_stretch(
+            task, {task.weights + begin, task.momentum + begin, gradient + first * taps, task.rows * elements,
+                   task.scale == nullptr ? nullptr : task.scale + first, task.taps == 1 ? 1 : 0, together * taps});
         first += together;
     }
 }

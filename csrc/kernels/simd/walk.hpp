@@ -49,6 +49,18 @@ DISTREAL_INLINE Vector live_lanes(const float* live, int block) {
     return live == nullptr ? spread(1.0F) : load(live + static_cast<std::ptrdiff_t>(block) * lanes);
 }
 
+inline bool has_idle_lanes(const float* live, const Share& share) {
+    if (live != nullptr) {
+        const std::ptrdiff_t end = static_cast<std::ptrdiff_t>(share.end_block) * lanes;
+        for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(share.first_block) * lanes; i < end; ++i) {
+            if (live[i] != 1.0F) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 // Neighbouring pixels that are worked on at once, so that the parameters of a channel are loaded once for all of them.
 template <int n>
 struct Strip {
