@@ -1,21 +1,19 @@
 #include "bench.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
-#include <memory>
-#include <new>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
+#include "arena.hpp"
+#include "kernels/choose.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/peak.hpp"
+#include "threads.hpp"
 
 namespace distreal {
 namespace {
@@ -56,6 +54,8 @@ float run_plain_peak(long iterations) {
 PeakLoop peak_loop(InstructionSet set) {
     switch (set) {
 #if defined(__x86_64__)
+        case InstructionSet::avx512:
+            return avx512_peak();
         case InstructionSet::avx512vl:
             return avx512vl_peak();
         case InstructionSet::avx2:
@@ -69,39 +69,28 @@ PeakLoop peak_loop(InstructionSet set) {
     }
 }
 
-const Kernels<float>& kernels_of(InstructionSet set) {
-    switch (set) {
-#if defined(__x86_64__)
-        case InstructionSet::avx512vl:
-            return avx512vl_kernels();
-        case InstructionSet::avx2:
-            return avx2_kernels();
-#elif defined(__aarch64__)
-        case InstructionSet::neon:
-            return neon_kernels();
-#endif
-        default:
-            return plain_kernels<float>();
-    }
-}
-
 // ---- Memory ----
 
-struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
+// Hands out parts of one block, as a training step's memory plan does: buffers lie side by side.
+class Memory {
+  public:
+    explicit Memory(std::size_t elements) : arena_(elements * sizeof(float)) {}
 
-Buffer allocate(std::size_t elements) {
-    constexpr std::size_t line = 64;
-    const std::size_t bytes = (std::max<std::size_t>(elements, 1) * sizeof(float) + line - 1) / line * line;
-    Buffer memory(static_cast<float*>(std::aligned_alloc(line, bytes)));
-    if (memory == nullptr) {
-        throw std::bad_alloc();
+    static std::size_t padded(std::size_t elements) {
+        constexpr std::size_t line = 64 / sizeof(float);
+        return (elements + line - 1) / line * line;
     }
-    std::fill_n(memory.get(), bytes / sizeof(float), 0.0F);
-    return memory;
-}
+
+    float* take(std::size_t elements) {
+        float* const taken = reinterpret_cast<float*>(arena_.data()) + used_;
+        used_ += padded(elements);
+        return taken;
+    }
+
+  private:
+    Arena arena_;
+    std::size_t used_ = 0;
+};
 
 // What weights, values and gradients look like to the processor: neither zeros nor denormals.
 void fill(float* memory, std::size_t elements, std::minstd_rand& random) {
@@ -109,32 +98,35 @@ void fill(float* memory, std::size_t elements, std::minstd_rand& random) {
     std::generate_n(memory, elements, [&] { return uniform(random); });
 }
 
-// Maps of all images, idle lanes zero.
-class Maps {
-  public:
-    Maps(int images, int channels, Plane plane, int lanes, std::minstd_rand& random)
-        : lanes_(lanes), pixel_stride_(static_cast<std::ptrdiff_t>(channels) * lanes) {
-        const int blocks = (images + lanes - 1) / lanes;
-        block_stride_ = pixel_stride_ * plane.pixels();
-        memory_ = allocate(static_cast<std::size_t>(block_stride_) * static_cast<std::size_t>(blocks));
-        for (int block = 0; block < blocks; ++block) {
+// The maps of all images.
+struct Maps {
+    int channels;
+    int lanes;
+    Plane plane;
+    int images;
+    float* memory = nullptr;
+
+    int blocks() const { return (images + lanes - 1) / lanes; }
+    std::ptrdiff_t pixel_stride() const { return static_cast<std::ptrdiff_t>(channels) * lanes; }
+    std::ptrdiff_t block_stride() const { return pixel_stride() * plane.pixels(); }
+    std::size_t elements() const {
+        return static_cast<std::size_t>(block_stride()) * static_cast<std::size_t>(blocks());
+    }
+
+    View<float> from_channel(int channel) const {
+        return {memory + static_cast<std::ptrdiff_t>(channel) * lanes, block_stride(), pixel_stride()};
+    }
+
+    // Idle lanes stay zero.
+    void fill_live(std::minstd_rand& random) const {
+        for (int block = 0; block < blocks(); ++block) {
             const auto live = static_cast<std::size_t>(std::min(lanes, images - block * lanes));
-            float* const of_block = memory_.get() + block * block_stride_;
-            for (std::ptrdiff_t element = 0; element < block_stride_; element += lanes) {
+            float* const of_block = memory + block * block_stride();
+            for (std::ptrdiff_t element = 0; element < block_stride(); element += lanes) {
                 fill(of_block + element, live, random);
             }
         }
     }
-
-    View<float> from_channel(int channel) const {
-        return {memory_.get() + static_cast<std::ptrdiff_t>(channel) * lanes_, block_stride_, pixel_stride_};
-    }
-
-  private:
-    int lanes_;
-    std::ptrdiff_t pixel_stride_;
-    std::ptrdiff_t block_stride_;
-    Buffer memory_;
 };
 
 // ---- The convolution ----
@@ -186,6 +178,7 @@ class Convolution {
         : problem_(problem),
           kernels_(kernels),
           threads_(threads),
+          parts_(threads > 1 ? std::min(2, (problem.images + kernels.lanes - 1) / kernels.lanes) : 1),
           blocks_((problem.images + kernels.lanes - 1) / kernels.lanes),
           taps_(problem.window.taps()),
           weights_per_row_((problem.depthwise() ? 1 : problem.in_channels / problem.groups) * taps_),
@@ -194,15 +187,15 @@ class Convolution {
           backward_(backward_gather(problem.window, problem.in, out_plane_)),
           runs_(tap_runs(problem.window, problem.in, out_plane_)),
           groups_(groups_of(problem)),
-          random_(1),
-          in_(problem.images, problem.kept_in, problem.in, kernels.lanes, random_),
-          out_(problem.images, problem.kept_out, out_plane_, kernels.lanes, random_) {
-        const auto weights =
-            static_cast<std::size_t>(problem.out_channels) * static_cast<std::size_t>(weights_per_row_);
-        weights_ = allocate(weights);
-        momentum_ = allocate(weights);
-        fill(weights_.get(), weights, random_);
-        reserve();
+          in_{problem.kept_in, kernels.lanes, problem.in, problem.images},
+          out_{problem.kept_out, kernels.lanes, out_plane_, problem.images} {
+        for (int in = 0; in <= problem.kept_in; ++in) {
+            first_.push_back(in * (problem.out_channels / problem.in_channels));
+        }
+        for (int out = 0; out < problem.kept_out; ++out) {
+            partner_.push_back(out / std::max(1, problem.out_channels / problem.in_channels));
+        }
+        lay_out();
     }
 
     void run(Direction direction) {
@@ -246,7 +239,7 @@ class Convolution {
     Pack<float> pack_of(const Group& group, bool backward) const {
         const auto ins = static_cast<int>(group.in.size());
         const auto outs = static_cast<int>(group.out.size());
-        return {.weights = weights_.get() + row(group.first_out),
+        return {.weights = weights_ + row(group.first_out),
                 .to_index = backward ? group.in.data() : group.out.data(),
                 .from_index = backward ? group.out.data() : group.in.data(),
                 .to_stride = backward ? taps_ : weights_per_row_,
@@ -256,7 +249,7 @@ class Convolution {
                 .to_channels = backward ? ins : outs,
                 .from_channels = backward ? outs : ins,
                 .taps = taps_,
-                .packed = packed_.get()};
+                .packed = packed_};
     }
 
     WeightGradientTask<float> weight_task(const Group& group) const {
@@ -267,56 +260,53 @@ class Convolution {
                 .in_channels = static_cast<int>(group.in.size()),
                 .out_channels = static_cast<int>(group.out.size()),
                 .blocks = blocks_,
-                .parts = threads_,
-                .result = result_.get()};
+                .parts = parts_,
+                .result = result_};
     }
 
-    void reserve() {
+    void lay_out() {
+        const auto weights =
+            static_cast<std::size_t>(problem_.out_channels) * static_cast<std::size_t>(weights_per_row_);
         std::size_t packed = 0;
         std::size_t result = 0;
-        std::size_t scratch = 0;
         for (const Group& group : groups_) {
             const auto ins = static_cast<int>(group.in.size());
             const auto outs = static_cast<int>(group.out.size());
             const int inputs = problem_.depthwise() ? 1 : ins;
-            packed =
-                std::max({packed, kernels_.packed_size(outs, inputs, taps_), kernels_.packed_size(ins, outs, taps_)});
+            packed = std::max({packed, static_cast<std::size_t>(outs * taps_),
+                               kernels_.packed_size(outs, inputs, taps_), kernels_.packed_size(inputs, outs, taps_)});
             result = std::max(result, static_cast<std::size_t>(outs) * static_cast<std::size_t>(inputs * taps_));
             if (!problem_.depthwise()) {
-                scratch = std::max(scratch, kernels_.weight_gradient_scratch(weight_task(group)));
+                thread_scratch_ =
+                    std::max(thread_scratch_, Memory::padded(kernels_.weight_gradient_scratch(weight_task(group))));
             }
         }
-        packed_ = allocate(packed);
-        result_ = allocate(result * static_cast<std::size_t>(threads_));
-        for (int thread = 0; thread < threads_; ++thread) {
-            scratch_.push_back(allocate(scratch));
+        result *= static_cast<std::size_t>(parts_);
+        const std::size_t scratch = thread_scratch_ * static_cast<std::size_t>(threads_);
+        std::size_t total = 0;
+        for (const std::size_t elements :
+             {weights, weights, packed, result, scratch, in_.elements(), out_.elements()}) {
+            total += Memory::padded(elements);
         }
-        for (int in = 0; in <= problem_.kept_in; ++in) {
-            first_.push_back(in * (problem_.out_channels / problem_.in_channels));
-        }
-        for (int out = 0; out < problem_.kept_out; ++out) {
-            partner_.push_back(out / std::max(1, problem_.out_channels / problem_.in_channels));
-        }
+        memory_ = Memory(total);
+        weights_ = memory_.take(weights);
+        momentum_ = memory_.take(weights);
+        packed_ = memory_.take(packed);
+        result_ = memory_.take(result);
+        scratch_ = memory_.take(scratch);
+        in_.memory = memory_.take(in_.elements());
+        out_.memory = memory_.take(out_.elements());
+        std::minstd_rand random(1);
+        fill(weights_, weights, random);
+        in_.fill_live(random);
+        out_.fill_live(random);
     }
 
-    template <class Work>
-    void for_each_unit(int units, const Work& work) {
-        std::atomic<int> next = 0;
-        const auto take = [&](int thread) {
-            for (int unit = next++; unit < units; unit = next++) {
-                work(unit, thread);
-            }
-        };
-        std::vector<std::jthread> others;
-        for (int thread = 1; thread < threads_; ++thread) {
-            others.emplace_back(take, thread);
-        }
-        take(0);
-    }
+    void share(int units, WorkRef work) { pool_.run(units, threads_, work); }
 
     void gather(const Group& group, bool backward) {
         const Pack<float> pack = pack_of(group, backward);
-        for_each_unit(kernels_.pack_units(pack), [&](int unit, int) { kernels_.pack(pack, unit); });
+        share(kernels_.pack_units(pack), [&](int unit, int) { kernels_.pack(pack, unit); });
         const View<float> in = in_.from_channel(group.first_in);
         const View<float> out = out_.from_channel(group.first_out);
         const GatherTask<float> task{.gather = backward ? &backward_ : &forward_,
@@ -324,20 +314,20 @@ class Convolution {
                                      .to = backward ? in : out,
                                      .from_channels = pack.from_channels,
                                      .to_channels = pack.to_channels,
-                                     .packed = packed_.get(),
+                                     .packed = packed_,
                                      .bias = nullptr,
                                      .accumulate = false,
                                      .cut = cut(backward ? problem_.in : out_plane_),
                                      .moments = nullptr,
                                      .live = nullptr,
                                      .through = nullptr};
-        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.gather(task, unit); });
+        share(task.cut.units(), [&](int unit, int) { kernels_.gather(task, unit); });
     }
 
     void differentiate(const Group& group) {
         const WeightGradientTask<float> task = weight_task(group);
-        for_each_unit(kernels_.weight_gradient_units(task), [&](int unit, int thread) {
-            kernels_.weight_gradient(task, unit, scratch_[static_cast<std::size_t>(thread)].get());
+        share(kernels_.weight_gradient_units(task), [&](int unit, int thread) {
+            kernels_.weight_gradient(task, unit, scratch_ + static_cast<std::size_t>(thread) * thread_scratch_);
         });
         apply(group, task.in_channels);
     }
@@ -351,7 +341,7 @@ class Convolution {
         task.to_channels = problem_.kept_out;
         task.partner = partner_.data();
         task.cut = cut(out_plane_);
-        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.depthwise_forward(task, unit); });
+        share(task.cut.units(), [&](int unit, int) { kernels_.depthwise_forward(task, unit); });
     }
 
     void backward_depthwise(const Group& group) {
@@ -363,17 +353,16 @@ class Convolution {
         task.to_channels = problem_.kept_in;
         task.first = first_.data();
         task.cut = cut(problem_.in);
-        for_each_unit(task.cut.units(), [&](int unit, int) { kernels_.depthwise_backward(task, unit); });
+        share(task.cut.units(), [&](int unit, int) { kernels_.depthwise_backward(task, unit); });
     }
 
     DepthwiseTask<float> depthwise_task(const Group& group) {
         for (std::size_t out = 0; out < group.out.size(); ++out) {
-            std::copy_n(weights_.get() + row(group.out[out]), taps_,
-                        packed_.get() + out * static_cast<std::size_t>(taps_));
+            std::copy_n(weights_ + row(group.out[out]), taps_, packed_ + out * static_cast<std::size_t>(taps_));
         }
         DepthwiseTask<float> task{};
         task.window = &problem_.window;
-        task.weights = packed_.get();
+        task.weights = packed_;
         return task;
     }
 
@@ -385,35 +374,35 @@ class Convolution {
                                               .partner = partner_.data(),
                                               .out_channels = problem_.kept_out,
                                               .blocks = blocks_,
-                                              .parts = threads_,
-                                              .result = result_.get()};
-        for_each_unit(kernels_.depthwise_weight_units(task),
-                      [&](int unit, int) { kernels_.depthwise_weight(task, unit); });
+                                              .parts = parts_,
+                                              .result = result_};
+        share(kernels_.depthwise_weight_units(task), [&](int unit, int) { kernels_.depthwise_weight(task, unit); });
         apply(group, 1);
     }
 
     // The optimiser's step; its rate is so small that weights stay ordinary numbers over any number of runs.
     void apply(const Group& group, int columns) {
-        const SgdTask<float> task{.weights = weights_.get() + row(group.first_out),
-                                  .momentum = momentum_.get() + row(group.first_out),
+        const SgdTask<float> task{.weights = weights_ + row(group.first_out),
+                                  .momentum = momentum_ + row(group.first_out),
                                   .row_stride = weights_per_row_,
                                   .row = group.out.data(),
                                   .column = group.in.data(),
                                   .rows = static_cast<int>(group.out.size()),
                                   .columns = columns,
                                   .taps = taps_,
-                                  .gradient = result_.get(),
-                                  .parts = threads_,
+                                  .gradient = result_,
+                                  .parts = parts_,
                                   .scale = nullptr,
                                   .lr = 1e-7F,
                                   .momentum_factor = 0.9F,
                                   .weight_decay = 5e-4F};
-        for_each_unit(task.rows, [&](int unit, int) { kernels_.sgd(task, unit); });
+        share(task.rows, [&](int unit, int) { kernels_.sgd(task, unit); });
     }
 
     const ConvolutionProblem& problem_;
     const Kernels<float>& kernels_;
     int threads_;
+    int parts_;  // of weight gradients
     int blocks_;
     int taps_;
     int weights_per_row_;
@@ -422,14 +411,16 @@ class Convolution {
     Gather backward_;
     TapRuns runs_;
     std::vector<Group> groups_;
-    std::minstd_rand random_;
     Maps in_;
     Maps out_;
-    Buffer weights_;
-    Buffer momentum_;
-    Buffer packed_;
-    Buffer result_;
-    std::vector<Buffer> scratch_;
+    ThreadPool pool_;
+    Memory memory_{0};
+    float* weights_ = nullptr;
+    float* momentum_ = nullptr;
+    float* packed_ = nullptr;
+    float* result_ = nullptr;
+    float* scratch_ = nullptr;
+    std::size_t thread_scratch_ = 0;
     std::vector<std::int32_t> first_;    // depthwise: the first output of each input
     std::vector<std::int32_t> partner_;  // depthwise: the input of each output
 };
