@@ -119,15 +119,60 @@ void clear_lane(const View<Real>& to, int block, int offset, Range pixels) {
     }
 }
 
+// How many rows of one channel and block are filled lane by lane before the next rows: their lines stay in the first
+// cache from the first lane to the last.
+constexpr std::size_t strip_bytes = std::size_t{16} << 10;
+
+template <class Real, class Pixel>
+int strip_rows(const ImageTask<Real, Pixel>& task) {
+    const std::size_t row_bytes =
+        static_cast<std::size_t>(task.width) * static_cast<std::size_t>(task.lanes) * sizeof(Real);
+    return static_cast<int>(std::max<std::size_t>(1, strip_bytes / std::max<std::size_t>(1, row_bytes)));
+}
+
 template <class Real, class Pixel, class Normalise>
-void prepare_channel(const ImageTask<Real, Pixel>& task, int block, int channel, Range rows,
-                     const Normalise& normalise) {
+void prepare_strip(const ImageTask<Real, Pixel>& task, int block, int channel, Range rows, const Normalise& normalise) {
     const int first = block * task.lanes;
     for (int lane = 0; lane < task.lanes; ++lane) {
         if (first + lane < task.count) {
             prepare_lane(task, first + lane, channel, rows, normalise);
         } else {
             clear_lane(task.to, block, channel * task.lanes + lane, {rows.begin * task.width, rows.end * task.width});
+        }
+    }
+}
+
+// Pixels whose lanes are filled together. Few, because pixels may lie a multiple of a page apart, and then their lines
+// share one set of the cache.
+constexpr int draw_strip = 8;
+
+template <class Real>
+void scatter_strip(const DropoutTask<Real>& task, int block, int channel, Range pixels) {
+    const auto limit = static_cast<float>(task.p);
+    const auto kept = static_cast<Real>(1.0 / (1.0 - task.p));
+    const std::ptrdiff_t step = task.to.pixel_stride;
+    const int count = pixels.end - pixels.begin;
+    for (int lane = 0; lane < task.lanes; ++lane) {
+        const int image = block * task.lanes + lane;
+        std::array<Real, draw_strip> factors{};
+        if (image < task.count) {
+            const float* draws = task.draws + (std::ptrdiff_t{image} * task.channels + channel) * task.pixels;
+            const auto decide = [&](int p) {
+                factors[static_cast<std::size_t>(p)] = draws[pixels.begin + p] >= limit ? kept : Real{0};
+            };
+            if (count == draw_strip) {  // a number that the compiler knows: it decides for several pixels at a time
+                for (int p = 0; p < draw_strip; ++p) {
+                    decide(p);
+                }
+            } else {
+                for (int p = 0; p < count; ++p) {
+                    decide(p);
+                }
+            }
+        }
+        Real* to = task.to.data + block * task.to.block_stride + channel * task.lanes + lane + pixels.begin * step;
+        for (int p = 0; p < count; ++p) {
+            to[p * step] = factors[static_cast<std::size_t>(p)];
         }
     }
 }
@@ -139,11 +184,14 @@ void prepare_images(const ImageTask<Real, Pixel>& task, int unit) {
     const Range rows = part(task.height, unit % task.cut.bands, task.cut.bands);
     const int first_block = unit / task.cut.bands * task.cut.blocks_per_unit;
     const int end_block = std::min(first_block + task.cut.blocks_per_unit, task.cut.blocks);
+    const int strip = strip_rows(task);
     for (int channel = 0; channel < task.channels; ++channel) {
         const auto normalise = normalisation_of(task, channel);
         const auto prepare = [&](const auto& how) {
             for (int block = first_block; block < end_block; ++block) {
-                prepare_channel(task, block, channel, rows, how);
+                for (int row = rows.begin; row < rows.end; row += strip) {
+                    prepare_strip(task, block, channel, {row, std::min(row + strip, rows.end)}, how);
+                }
             }
         };
         if constexpr (std::is_same_v<Pixel, std::uint8_t>) {
@@ -156,22 +204,16 @@ void prepare_images(const ImageTask<Real, Pixel>& task, int unit) {
 
 template <class Real>
 void scatter_lanes(const DropoutTask<Real>& task, int block) {
-    const auto limit = static_cast<float>(task.p);
-    const auto kept = static_cast<Real>(1.0 / (1.0 - task.p));
-    for (int lane = 0; lane < task.lanes; ++lane) {
-        const int image = block * task.lanes + lane;
+    if (task.pixels == 1 && task.channels > 1) {  // features: their draws lie side by side as those of pixels do
+        DropoutTask<Real> features = task;
+        features.pixels = task.channels;
+        features.channels = 1;
+        features.to.pixel_stride = task.lanes;
+        return scatter_lanes(features, block);
+    }
+    for (int pixel = 0; pixel < task.pixels; pixel += draw_strip) {
         for (int channel = 0; channel < task.channels; ++channel) {
-            const int offset = channel * task.lanes + lane;
-            if (image >= task.count) {
-                clear_lane(task.to, block, offset, {0, task.pixels});
-                continue;
-            }
-            const float* draws =
-                task.draws + (std::ptrdiff_t{image} * task.channels + channel) * std::ptrdiff_t{task.pixels};
-            Real* to = task.to.data + block * task.to.block_stride + offset;
-            for (int p = 0; p < task.pixels; ++p) {
-                to[p * task.to.pixel_stride] = draws[p] >= limit ? kept : Real{0};
-            }
+            scatter_strip(task, block, channel, {pixel, std::min(pixel + draw_strip, task.pixels)});
         }
     }
 }
