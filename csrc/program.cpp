@@ -131,8 +131,9 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
         if (node.batch_norm >= 0) {
             made.parameters = buffers.add(3 * at(in_channels) * sizeof(Real), forward, goes_back ? backward : forward);
             statistics[root(node.inputs[0])].touch(forward);
-            if (goes_back) {
-                statistics[root(node.inputs[0])].touch(backward);
+            // Statistics that were asked for are read at the end.
+            if (goes_back || circumstances.mode == Mode::moments) {
+                statistics[root(node.inputs[0])].touch(goes_back ? backward : loss_time);
             }
         }
         if (goes_back) {
