@@ -6,6 +6,13 @@
 #include "kernels/kernels.hpp"
 #include "random.hpp"
 
+namespace distreal {
+
+// Faulty on purpose, to try the tests themselves.
+const Kernels<float>& broken_kernels();
+
+}  // namespace distreal
+
 namespace distreal::held {
 
 // What is being tried, so that it can be named when it fails, even by a signal.

@@ -22,6 +22,14 @@ inline int length_after(const Window& window, std::size_t axis, int length) {
     return room < 0 ? 0 : room / window.stride[axis] + 1;
 }
 
+// The windows that networks are made of, and for which kernels have ways of their own.
+inline Window drawn_usual_window(Random& random, bool of_pool) {
+    const int side = of_pool ? random.pick({2, 2, 3}) : random.pick({1, 3, 3, 3, 5});
+    const int stride = of_pool ? random.pick({1, 2, 2, side}) : random.pick({1, 1, 2});
+    const int padding = of_pool ? random.between(0, side / 2) : side / 2;
+    return {{side, side}, {stride, stride}, {padding, padding}, {1, 1}};
+}
+
 // Every kind of window. In a pool's window at least one pixel lies inside the plane wherever it stands.
 inline Sliding drawn_sliding(Random& random, bool of_pool = false) {
     for (;;) {
@@ -40,6 +48,9 @@ inline Sliding drawn_sliding(Random& random, bool of_pool = false) {
                 window.dilation[1] = window.dilation[0];
                 window.padding[1] = window.padding[0];
             }
+        }
+        if (random.chance(0.4)) {
+            window = drawn_usual_window(random, of_pool);
         }
         const int largest = random.pick({3, 9, 20});
         const Plane in{random.between(1, largest), random.between(1, largest)};
