@@ -71,32 +71,23 @@ DISTREAL_INLINE Vector masked_by(Vector gradient, Vector known) {
 template <Activation activation, bool scaled, bool with_residual>
 void activate_as(const ActivateTask<float>& given, int unit) {
     const ActivateTask<float> task = given;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-        const float* y = at(task.y, block, pixel);
-        const float* residual = with_residual ? at(*task.residual, block, pixel) : nullptr;
-        const std::ptrdiff_t residual_step = with_residual ? task.residual->pixel_stride : 0;
-        float* out = at(task.out, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
-            Vector value[strip.pixels];
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* const y = at(task.y, block, pixel);
+        const float* const residual = with_residual ? at(*task.residual, block, pixel) : nullptr;
+        float* const out = at(task.out, block, pixel);
+        for_channels(task.channels, [&](auto group, int c, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                value[i] = load(y + i * task.y.pixel_stride);
+            for (int i = 0; i < group.channels; ++i) {
+                Vector value = load(y + here + i * lanes);
                 if constexpr (scaled) {
-                    value[i] = multiply_add(value[i], spread(task.scale[c]), spread(task.shift[c]));
+                    value = multiply_add(value, spread(task.scale[c + i]), spread(task.shift[c + i]));
                 }
                 if constexpr (with_residual) {
-                    value[i] += load(residual + i * residual_step);
+                    value += load(residual + here + i * lanes);
                 }
-                value[i] = activated<activation>(value[i]);
+                store(out + here + i * lanes, activated<activation>(value));
             }
-            DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                store(out + i * task.out.pixel_stride, value[i]);
-            }
-            y += lanes;
-            residual += with_residual ? lanes : 0;
-            out += lanes;
-        }
+        });
     });
 }
 
@@ -125,86 +116,75 @@ inline void activate(const ActivateTask<float>& task, int unit) {
     }
 }
 
-// The masked gradients of one channel in a strip.
-template <Activation activation, Known from, int pixels>
-DISTREAL_INLINE void mask_strip(const ActivateBackwardTask<float>& task, int c, const float* gradient,
-                                const float* known, std::ptrdiff_t known_step, Vector (&d)[pixels]) {
-    DISTREAL_UNROLL
-    for (int i = 0; i < pixels; ++i) {
-        d[i] = load(gradient + i * task.gradient.pixel_stride);
-        if constexpr (activation != Activation::none) {
-            Vector value = load(known + i * known_step);
-            if constexpr (from == Known::scaled_input) {
-                value = multiply_add(value, spread(task.scale[c]), spread(task.shift[c]));
-            }
-            d[i] = masked_by<activation, from == Known::result>(d[i], value);
-        }
+// The gradient at one vector, masked by what is known there.
+template <Activation activation, Known from>
+DISTREAL_INLINE Vector masked_at(const ActivateBackwardTask<float>& task, int c, const float* gradient,
+                                 const float* known) {
+    const Vector d = load(gradient);
+    if constexpr (activation == Activation::none) {
+        return d;
+    } else if constexpr (from == Known::scaled_input) {
+        const Vector input = multiply_add(load(known), spread(task.scale[c]), spread(task.shift[c]));
+        return masked_by<activation, false>(d, input);
+    } else {
+        return masked_by<activation, from == Known::result>(d, load(known));
     }
 }
 
 template <Activation activation, Known from>
 void mask(const ActivateBackwardTask<float>& given, int unit) {
     const ActivateBackwardTask<float> task = given;
-    const View<const float>& source = from == Known::result ? task.out : task.y;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-        const float* gradient = at(task.gradient, block, pixel);
-        const float* known = activation == Activation::none ? gradient : at(source, block, pixel);
-        float* masked = at(task.masked, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
-            Vector d[strip.pixels];
-            mask_strip<activation, from>(task, c, gradient, known, source.pixel_stride, d);
-            if (task.accumulate) {
-                DISTREAL_UNROLL
-                for (int i = 0; i < strip.pixels; ++i) {
-                    d[i] += load(masked + i * task.masked.pixel_stride);
-                }
-            }
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* const gradient = at(task.gradient, block, pixel);
+        const float* const known = at(from == Known::result ? task.out : task.y, block, pixel);
+        float* const masked = at(task.masked, block, pixel);
+        for_channels(task.channels, [&](auto group, int c, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                store(masked + i * task.masked.pixel_stride, d[i]);
+            for (int i = 0; i < group.channels; ++i) {
+                const std::ptrdiff_t there = here + i * lanes;
+                const Vector d = masked_at<activation, from>(task, c + i, gradient + there, known + there);
+                store(masked + there, task.accumulate ? load(masked + there) + d : d);
             }
-            gradient += lanes;
-            known += lanes;
-            masked += lanes;
-        }
+        });
     });
 }
 
 template <Activation activation, Known from>
 void mask_and_sum(const ActivateBackwardTask<float>& given, int unit) {
     const ActivateBackwardTask<float> task = given;
-    const View<const float>& source = from == Known::result ? task.out : task.y;
-    with_sums(task.sums, unit, task.channels, true,
-              [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
-                  for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-                      const float* gradient = at(task.gradient, block, pixel) + first * lanes;
-                      const float* y = at(task.y, block, pixel) + first * lanes;
-                      const float* known = from == Known::result ? at(source, block, pixel) + first * lanes : y;
-                      float* masked = at(task.masked, block, pixel) + first * lanes;
-                      for (int c = 0; c < count; ++c) {
-                          Vector d[strip.pixels];
-                          mask_strip<activation, from>(task, first + c, gradient, known, source.pixel_stride, d);
-                          const Vector mean = spread(task.mean[first + c]);
-                          Vector sum = sums.first[c];
-                          Vector products = sums.second[c];
-                          DISTREAL_UNROLL
-                          for (int i = 0; i < strip.pixels; ++i) {
-                              sum += d[i];
-                              products = multiply_add(d[i], load(y + i * task.y.pixel_stride) - mean, products);
-                          }
-                          DISTREAL_UNROLL
-                          for (int i = 0; i < strip.pixels; ++i) {
-                              store(masked + i * task.masked.pixel_stride, d[i]);
-                          }
-                          sums.first[c] = sum;
-                          sums.second[c] = products;
-                          gradient += lanes;
-                          y += lanes;
-                          known += lanes;
-                          masked += lanes;
-                      }
-                  });
-              });
+    const View<const float> source = from == Known::result ? task.out : task.y;
+    with_sums(
+        task.sums, unit, task.channels, true, [&](ChannelSums& sums, int first, int count) DISTREAL_INLINE_LAMBDA {
+            for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+                const float* gradient = at(task.gradient, block, pixel) + first * lanes;
+                const float* y = at(task.y, block, pixel) + first * lanes;
+                const float* known = at(source, block, pixel) + first * lanes;
+                float* masked = at(task.masked, block, pixel) + first * lanes;
+                for (int c = 0; c < count; ++c) {
+                    Vector d[strip.pixels];
+                    const Vector mean = spread(task.mean[first + c]);
+                    Vector sum = sums.first[c];
+                    Vector products = sums.second[c];
+                    DISTREAL_UNROLL
+                    for (int i = 0; i < strip.pixels; ++i) {
+                        d[i] = masked_at<activation, from>(task, first + c, gradient + i * task.gradient.pixel_stride,
+                                                           known + i * source.pixel_stride);
+                        sum += d[i];
+                        products = multiply_add(d[i], load(y + i * task.y.pixel_stride) - mean, products);
+                    }
+                    DISTREAL_UNROLL
+                    for (int i = 0; i < strip.pixels; ++i) {
+                        store(masked + i * task.masked.pixel_stride, d[i]);
+                    }
+                    sums.first[c] = sum;
+                    sums.second[c] = products;
+                    gradient += lanes;
+                    y += lanes;
+                    known += lanes;
+                    masked += lanes;
+                }
+            });
+        });
 }
 
 template <Activation activation, Known from>

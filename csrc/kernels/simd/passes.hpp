@@ -21,7 +21,8 @@ void take_moments(const MomentsTask<float>& given, int unit) {
                           Vector products = sums.second[c];
                           DISTREAL_UNROLL
                           for (int i = 0; i < strip.pixels; ++i) {
-                              const Vector value = load(y + i * task.y.pixel_stride);
+                              Vector value = load(y + i * task.y.pixel_stride);
+                              pin(value);
                               const Vector counted = some_idle ? value * live : value;
                               sum += counted;
                               if constexpr (squares) {
@@ -48,56 +49,44 @@ inline void moments(const MomentsTask<float>& task, int unit) {
     return task.squares ? moments_of<true>(task, unit) : moments_of<false>(task, unit);
 }
 
-inline void normalise_backward(const NormaliseBackwardTask<float>& given, int unit) {
+template <bool accumulate>
+void normalise_backward_as(const NormaliseBackwardTask<float>& given, int unit) {
     const NormaliseBackwardTask<float> task = given;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const Vector live = live_lanes(task.live, block);
-        const float* gradient = at(task.gradient, block, pixel);
-        const float* y = at(task.y, block, pixel);
-        float* to = at(task.to, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
-            const Vector a = spread(task.a[c]);
-            const Vector b = spread(task.b[c]);
-            const Vector constant = spread(task.c[c]);
-            Vector value[strip.pixels];
+        const float* const gradient = at(task.gradient, block, pixel);
+        const float* const y = at(task.y, block, pixel);
+        float* const to = at(task.to, block, pixel);
+        for_channels(task.channels, [&](auto group, int c, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                value[i] = multiply_add(a, load(gradient + i * task.gradient.pixel_stride), constant);
-                value[i] = multiply_add(b, load(y + i * task.y.pixel_stride), value[i]) * live;
+            for (int i = 0; i < group.channels; ++i) {
+                const std::ptrdiff_t there = here + i * lanes;
+                Vector value = multiply_add(spread(task.a[c + i]), load(gradient + there), spread(task.c[c + i]));
+                value = multiply_add(spread(task.b[c + i]), load(y + there), value) * live;
+                store(to + there, accumulate ? load(to + there) + value : value);
             }
-            if (task.accumulate) {
-                DISTREAL_UNROLL
-                for (int i = 0; i < strip.pixels; ++i) {
-                    value[i] += load(to + i * task.to.pixel_stride);
-                }
-            }
-            DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                store(to + i * task.to.pixel_stride, value[i]);
-            }
-            gradient += lanes;
-            y += lanes;
-            to += lanes;
-        }
+        });
     });
+}
+
+inline void normalise_backward(const NormaliseBackwardTask<float>& task, int unit) {
+    return task.accumulate ? normalise_backward_as<true>(task, unit) : normalise_backward_as<false>(task, unit);
 }
 
 template <bool accumulate>
 void copy_as(const CopyTask<float>& given, int unit) {
     const CopyTask<float> task = given;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-        const float* from = at(task.from, block, pixel);
-        float* to = at(task.to, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* const from = at(task.from, block, pixel);
+        float* const to = at(task.to, block, pixel);
+        for_channels(task.channels, [&](auto group, int /*c*/, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                const Vector value = load(from + i * task.from.pixel_stride);
-                float* const target = to + i * task.to.pixel_stride;
-                store(target, accumulate ? load(target) + value : value);
+            for (int i = 0; i < group.channels; ++i) {
+                const std::ptrdiff_t there = here + i * lanes;
+                const Vector value = load(from + there);
+                store(to + there, accumulate ? load(to + there) + value : value);
             }
-            from += lanes;
-            to += lanes;
-        }
+        });
     });
 }
 
@@ -107,42 +96,35 @@ inline void copy(const CopyTask<float>& task, int unit) {
 
 inline void add(const AddTask<float>& given, int unit) {
     const AddTask<float> task = given;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-        const float* one = at(task.one, block, pixel);
-        const float* other = at(task.other, block, pixel);
-        float* out = at(task.out, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* const one = at(task.one, block, pixel);
+        const float* const other = at(task.other, block, pixel);
+        float* const out = at(task.out, block, pixel);
+        for_channels(task.channels, [&](auto group, int /*c*/, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                store(out + i * task.out.pixel_stride,
-                      load(one + i * task.one.pixel_stride) + load(other + i * task.other.pixel_stride));
+            for (int i = 0; i < group.channels; ++i) {
+                const std::ptrdiff_t there = here + i * lanes;
+                store(out + there, load(one + there) + load(other + there));
             }
-            one += lanes;
-            other += lanes;
-            out += lanes;
-        }
+        });
     });
 }
 
 template <bool accumulate>
 void multiply_pixels(const MultiplyTask<float>& given, int unit) {
     const MultiplyTask<float> task = given;
-    const std::ptrdiff_t other_step = task.other_is_single ? 0 : task.other.pixel_stride;
-    for_strips(task.cut, unit, task.pixels, [&](auto strip, int block, int pixel) DISTREAL_INLINE_LAMBDA {
-        const float* one = at(task.one, block, pixel);
-        const float* other = at(task.other, block, task.other_is_single ? 0 : pixel);
-        float* to = at(task.to, block, pixel);
-        for (int c = 0; c < task.channels; ++c) {
+    for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
+        const float* const one = at(task.one, block, pixel);
+        const float* const other = at(task.other, block, task.other_is_single ? 0 : pixel);
+        float* const to = at(task.to, block, pixel);
+        for_channels(task.channels, [&](auto group, int /*c*/, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
-            for (int i = 0; i < strip.pixels; ++i) {
-                const Vector product = load(one + i * task.one.pixel_stride) * load(other + i * other_step);
-                float* const target = to + i * task.to.pixel_stride;
-                store(target, accumulate ? load(target) + product : product);
+            for (int i = 0; i < group.channels; ++i) {
+                const std::ptrdiff_t there = here + i * lanes;
+                const Vector product = load(one + there) * load(other + there);
+                store(to + there, accumulate ? load(to + there) + product : product);
             }
-            one += lanes;
-            other += lanes;
-            to += lanes;
-        }
+        });
     });
 }
 

@@ -61,7 +61,7 @@ inline bool has_idle_lanes(const float* live, const Share& share) {
     return false;
 }
 
-// Neighbouring pixels that are worked on at once, so that the parameters of a channel are loaded once for all of them.
+// Neighbouring pixels that are worked on at once, so that a channel's sums are loaded and stored once for all of them.
 template <int n>
 struct Strip {
     static constexpr int pixels = n;
@@ -84,6 +84,38 @@ template <class Body>
 DISTREAL_INLINE void for_strips(const Cut& cut, int unit, int pixels, Body body) {
     const Share share = share_of(cut, unit);
     for_strips(share, band_of(static_cast<std::size_t>(pixels), cut, share.band), body);
+}
+
+template <class Body>
+DISTREAL_INLINE void for_pixels(const Cut& cut, int unit, int pixels, Body body) {
+    const Share share = share_of(cut, unit);
+    const Span span = band_of(static_cast<std::size_t>(pixels), cut, share.band);
+    for (int block = share.first_block; block < share.end_block; ++block) {
+        for (int pixel = span.begin; pixel < span.end; ++pixel) {
+            body(block, pixel);
+        }
+    }
+}
+
+// Neighbouring channels of one pixel. Passes without sums take these, so that memory is walked in order.
+template <int n>
+struct Group {
+    static constexpr int channels = n;
+};
+
+// `body` gets a group, the number of its first channel, and that channel's distance in elements.
+template <class Body>
+DISTREAL_INLINE void for_channels(int channels, Body body) {
+    int c = 0;
+    std::ptrdiff_t here = 0;
+    for (; c + 4 <= channels; c += 4) {
+        body(Group<4>{}, c, here);
+        here += static_cast<std::ptrdiff_t>(4) * lanes;
+    }
+    for (; c < channels; ++c) {
+        body(Group<1>{}, c, here);
+        here += lanes;
+    }
 }
 
 // The stride of a window of 3x3 with padding 1 and stride 1 or 2, which has kernels of its own; 0 for any other.
