@@ -119,9 +119,8 @@ def main() -> None:
     print(
         f"{describe_machine().processor}; growth of resident memory in a fresh process, MB; batch {BATCH}, one thread"
     )
-    print(
-        f"{'network':<13}{'keep':>5}{'ours':>8}{'predicted':>11}{'PyTorch':>9}  {'which':<22}{'ratio':>6}  floor {FLOOR}"
-    )
+    columns = f"{'network':<13}{'keep':>5}{'ours':>8}{'predicted':>11}{'PyTorch':>9}  {'which':<22}{'ratio':>6}"
+    print(f"{columns}  at most {FLOOR}")
     results = []
     for network in arguments.networks:
         for keep in KEEPS:

@@ -202,9 +202,13 @@ _COLUMNS: Final = ("ms", "min", "±%", "GMAC/s", "% peak")
 def _cells(figures: Figures) -> list[str]:
     timing = figures.timing
     return [
-        f"{timing.median_s * 1e3:.3f}",
-        f"{timing.minimum_s * 1e3:.3f}",
+        _milliseconds(timing.median_s),
+        _milliseconds(timing.minimum_s),
         f"{timing.spread * 100:.0f}",
         f"{figures.gmacs_per_s:.1f}",
         f"{figures.peak_share * 100:.0f}",
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.{3 if seconds < 0.1 else 1}f}"
