@@ -31,6 +31,7 @@ Lowering::Lowering(std::shared_ptr<const Plan> plan) : plan_(std::move(plan)) {
     find_moments();
     hand_gradients();
     find_through();
+    find_again();
 }
 
 bool Lowering::alone(int value) const { return place(value).root == value && !shared_[at(value)]; }
@@ -337,6 +338,27 @@ void Lowering::find_through() {
             chain.through = true;
             last->completes = static_cast<int>(position);
             chain.completed_by = static_cast<int>(last - nodes_.begin());
+        }
+    }
+}
+
+// Half of what a training step must remember are activations that a batch norm and an activation made of values that
+// are remembered anyway. Where a single convolution reads one, making it again costs one more pass, and its memory is
+// free in the meantime.
+void Lowering::find_again() {
+    for (std::size_t position = 0; position < nodes_.size(); ++position) {
+        Node& chain = nodes_[position];
+        if (chain.kind != NodeKind::chain || chain.batch_norm < 0 || chain.residual() || !alone(chain.out) ||
+            plan_->readers(chain.out).size() != 1) {
+            continue;
+        }
+        const auto reader = std::ranges::find_if(nodes_, [&](const Node& node) {
+            return (node.kind == NodeKind::convolution || node.kind == NodeKind::depthwise) &&
+                   node.inputs[0] == chain.out && node.has_gradient;
+        });
+        if (reader != nodes_.end()) {
+            chain.again = true;
+            reader->makes_again = static_cast<int>(position);
         }
     }
 }

@@ -43,6 +43,8 @@ struct Node {
     bool has_gradient = false;  // the class scores depend on it, and something before or in it is trained
     bool through = false;       // chain: whoever completes the gradient of `out` passes it through the activation
     int completes = -1;         // convolution, depthwise: the position of the chain that it does this for
+    bool again = false;         // chain: what it makes is not kept, but made again where the backward pass needs it
+    int makes_again = -1;       // convolution, depthwise: the position of the chain that makes its input again
     int completed_by = -1;      // chain: the position of the one that does this
     std::vector<Gradient> gradients = {};  // by input
 
@@ -77,6 +79,7 @@ class Lowering {
     void hand_gradients();
     void hand(Node& node, std::size_t input, bool may_alias);
     void find_through();
+    void find_again();
     bool alone(int value) const;  // has a storage of its own that no other value shares
 
     std::shared_ptr<const Plan> plan_;

@@ -98,6 +98,9 @@ class Pass {
     void hand_on(const Gradient& gradient, View<const Real> from, int pixels, int channels, const Cut& cut);
     const ThroughActivation<Real>* through(std::size_t position, ThroughActivation<Real>& space) const;
     void clear(const Gradient& gradient);
+    View<const Real> input_again(std::size_t position);
+    void convolution_to_input(std::size_t position, int group);
+    void train_convolution(std::size_t position, int group, View<const Real> input, const Optimiser& optimiser);
 
     // In pass.cpp: where things lie.
     template <class Other = Real>

@@ -99,6 +99,30 @@ void Pass<Real>::hand_on(const Gradient& gradient, View<const Real> from, int pi
     share(cut.units(), work, [&](int unit, int) { kernels_.copy(task, unit); });
 }
 
+// What a node read in the forward pass, made again where it was not kept.
+template <class Real>
+View<const Real> Pass<Real>::input_again(std::size_t position) {
+    const Node& node = lowering_.nodes()[position];
+    if (node.makes_again < 0) {
+        return value(node.inputs[0]).as_const();
+    }
+    const Node& chain = lowering_.nodes()[at(node.makes_again)];
+    const Shape& shape = plan_.shape(chain.out);
+    const int channels = survivors_.count(chain.out);
+    ActivateTask<Real> task{};
+    task.y = value(chain.inputs[0]).as_const();
+    task.scale = buffer(program_.node(at(node.makes_again)).parameters);
+    task.shift = task.scale + channels;
+    task.activation = chain.activation;
+    task.out = view_of(program_.node(position).again, chain.out, 0);
+    task.pixels = shape.pixels();
+    task.channels = channels;
+    task.cut = program_.node(position).backward_cut;
+    share(task.cut.units(), values_per_channel(shape) * channels,
+          [&](int unit, int) { kernels_.activate(task, unit); });
+    return task.out.as_const();
+}
+
 // How the batch norm and activation behind this node's input are differentiated on the way; null: they are not.
 template <class Real>
 const ThroughActivation<Real>* Pass<Real>::through(std::size_t position, ThroughActivation<Real>& space) const {
@@ -120,69 +144,92 @@ const ThroughActivation<Real>* Pass<Real>::through(std::size_t position, Through
 template <class Real>
 void Pass<Real>::backward_convolution(std::size_t position, const Optimiser& optimiser) {
     const Node& node = lowering_.nodes()[position];
-    const NodeBuffers& buffers = program_.node(position);
-    const Operation& operation = plan_.operation(node.operation);
-    const WindowGeometry& geometry = plan_.geometry(node.operation);
-    const Shape& in = plan_.shape(node.inputs[0]);
-    const Shape& out = operation.shape;
-    ThroughActivation<Real> space;
-    const ThroughActivation<Real>* through = this->through(position, space);
-    const Gradient& handed = node.gradients[0];
-    for (int group = 0; group < operation.groups; ++group) {
-        const View<const Real> out_gradient = gradient(node.out, group * (out.channels / operation.groups)).as_const();
-        Pack<Real> pack = pack_for(node, group, true);
-        const double work = values_per_channel(out) * pack.to_channels * pack.from_channels;
-        if (handed.handing != Handing::none && pack.to_channels > 0) {
-            pack.packed = buffer(buffers.backward_packed);
-            run_pack(pack);
-            GatherTask<Real> task{};
-            task.gather = &geometry.backward;
-            task.from = out_gradient;
-            task.to = gradient(node.inputs[0], group * (in.channels / operation.groups));
-            task.from_channels = pack.from_channels;
-            task.to_channels = pack.to_channels;
-            task.packed = pack.packed;
-            task.accumulate = handed.handing == Handing::accumulate;
-            task.cut = buffers.backward_cut;
-            task.live = live();
-            task.through = through;
-            share(task.cut.units(), work, [&](int unit, int) { kernels_.gather(task, unit); });
+    // The input's gradient is of the weights as they were: first.
+    if (node.gradients[0].handing != Handing::none) {
+        for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
+            convolution_to_input(position, group);
         }
-        if (pack.to_channels == 0 || pack.from_channels == 0) {
-            continue;
-        }
-        WeightGradientTask<Real> task{};
-        task.window = &operation.window;
-        task.runs = &geometry.runs;
-        task.in = value(node.inputs[0], group * (in.channels / operation.groups)).as_const();
-        task.gradient = out_gradient;
-        task.in_channels = pack.to_channels;
-        task.out_channels = pack.from_channels;
-        task.blocks = program_.blocks();
-        task.parts = buffers.parts;
-        task.result = buffer(buffers.result);
-        Real* scratch = buffer(buffers.scratch);
-        share(kernels_.weight_gradient_units(task), work, [&](int unit, int thread) {
-            kernels_.weight_gradient(task, unit, scratch + at(thread) * buffers.thread_scratch);
-        });
-        const SgdTask<Real> sgd{.weights = tensors(node).weight,
-                                .momentum = tensors(node).weight_momentum,
-                                .row_stride = pack.from_stride,
-                                .row = pack.from_index,
-                                .column = pack.to_index,
-                                .rows = pack.from_channels,
-                                .columns = pack.to_channels,
-                                .taps = pack.taps,
-                                .gradient = task.result,
-                                .parts = task.parts,
-                                .scale = pack.to_scale,
-                                .lr = static_cast<Real>(optimiser.lr),
-                                .momentum_factor = static_cast<Real>(optimiser.momentum),
-                                .weight_decay = static_cast<Real>(optimiser.weight_decay)};
-        share(sgd.rows, static_cast<double>(sgd.rows) * sgd.columns * sgd.taps,
-              [&](int unit, int) { kernels_.sgd(sgd, unit); });
+    }
+    const View<const Real> input = input_again(position);
+    for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
+        train_convolution(position, group, input, optimiser);
     }
     train_bias(position, optimiser);
+}
+
+template <class Real>
+void Pass<Real>::convolution_to_input(std::size_t position, int group) {
+    const Node& node = lowering_.nodes()[position];
+    const NodeBuffers& buffers = program_.node(position);
+    const Operation& operation = plan_.operation(node.operation);
+    const int in_part = plan_.shape(node.inputs[0]).channels / operation.groups;
+    const int out_part = operation.shape.channels / operation.groups;
+    Pack<Real> pack = pack_for(node, group, true);
+    if (pack.to_channels == 0) {
+        return;
+    }
+    pack.packed = buffer(buffers.backward_packed);
+    run_pack(pack);
+    ThroughActivation<Real> space;
+    GatherTask<Real> task{};
+    task.gather = &plan_.geometry(node.operation).backward;
+    task.from = gradient(node.out, group * out_part).as_const();
+    task.to = gradient(node.inputs[0], group * in_part);
+    task.from_channels = pack.from_channels;
+    task.to_channels = pack.to_channels;
+    task.packed = pack.packed;
+    task.accumulate = node.gradients[0].handing == Handing::accumulate;
+    task.cut = buffers.backward_cut;
+    task.live = live();
+    task.through = through(position, space);
+    const double work = values_per_channel(operation.shape) * pack.to_channels * pack.from_channels;
+    share(task.cut.units(), work, [&](int unit, int) { kernels_.gather(task, unit); });
+}
+
+template <class Real>
+void Pass<Real>::train_convolution(std::size_t position, int group, View<const Real> input,
+                                   const Optimiser& optimiser) {
+    const Node& node = lowering_.nodes()[position];
+    const NodeBuffers& buffers = program_.node(position);
+    const Operation& operation = plan_.operation(node.operation);
+    const int in_channels = plan_.shape(node.inputs[0]).channels;
+    const Pack<Real> matrix = pack_for(node, group, true);  // not to be packed: it says which weights survive
+    if (matrix.to_channels == 0 || matrix.from_channels == 0) {
+        return;
+    }
+    const int first = survivors_.part(node.inputs[0], in_channels, group, operation.groups).first;
+    WeightGradientTask<Real> task{};
+    task.window = &operation.window;
+    task.runs = &plan_.geometry(node.operation).runs;
+    task.in = input;
+    task.in.data += std::ptrdiff_t{first} * kernels_.lanes;
+    task.gradient = gradient(node.out, group * (operation.shape.channels / operation.groups)).as_const();
+    task.in_channels = matrix.to_channels;
+    task.out_channels = matrix.from_channels;
+    task.blocks = program_.blocks();
+    task.parts = buffers.parts;
+    task.result = buffer(buffers.result);
+    Real* scratch = buffer(buffers.scratch);
+    const double work = values_per_channel(operation.shape) * matrix.to_channels * matrix.from_channels;
+    share(kernels_.weight_gradient_units(task), work, [&](int unit, int thread) {
+        kernels_.weight_gradient(task, unit, scratch + at(thread) * buffers.thread_scratch);
+    });
+    const SgdTask<Real> sgd{.weights = tensors(node).weight,
+                            .momentum = tensors(node).weight_momentum,
+                            .row_stride = matrix.from_stride,
+                            .row = matrix.from_index,
+                            .column = matrix.to_index,
+                            .rows = matrix.from_channels,
+                            .columns = matrix.to_channels,
+                            .taps = matrix.taps,
+                            .gradient = task.result,
+                            .parts = task.parts,
+                            .scale = matrix.to_scale,
+                            .lr = static_cast<Real>(optimiser.lr),
+                            .momentum_factor = static_cast<Real>(optimiser.momentum),
+                            .weight_decay = static_cast<Real>(optimiser.weight_decay)};
+    share(sgd.rows, static_cast<double>(sgd.rows) * sgd.columns * sgd.taps,
+          [&](int unit, int) { kernels_.sgd(sgd, unit); });
 }
 
 template <class Real>
@@ -250,7 +297,7 @@ void Pass<Real>::backward_depthwise(std::size_t position, const Optimiser& optim
     DepthwiseWeightTask<Real> task{};
     task.window = &operation.window;
     task.runs = &geometry.runs;
-    task.in = value(node.inputs[0]).as_const();
+    task.in = input_again(position);
     task.gradient = gradient(node.out).as_const();
     task.partner = scratch_.partner.data();
     task.out_channels = out_channels;

@@ -96,6 +96,17 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
         statistics[root(0)].touch(0);
     }
 
+    const auto value_bytes = [&](int value) {
+        return at(blocks_) * at(plan.shape(value).pixels()) * at(survivors.count(value)) * vector_bytes;
+    };
+    // The gradient of weights needs what they were multiplied with.
+    const auto need_input = [&](const Node& node, NodeBuffers& made, int backward) {
+        if (node.makes_again >= 0) {
+            made.again = buffers.add(value_bytes(node.inputs[0]), backward, backward);
+        } else {
+            values[root(node.inputs[0])].touch(backward);
+        }
+    };
     nodes_.resize(nodes.size());
     for (int position = 0; position < count; ++position) {
         const Node& node = nodes[at(position)];
@@ -174,7 +185,7 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 }
                 made.packed = buffers.add(packed * sizeof(Real), forward, forward);
                 if (goes_back) {
-                    values[root(node.inputs[0])].touch(backward);
+                    need_input(node, made, backward);
                     // Scratch of different threads shares no cache line.
                     made.thread_scratch = (made.thread_scratch + 31) / 32 * 32;
                     made.result = buffers.add(result * sizeof(Real), backward, backward);
@@ -189,7 +200,7 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 made.packed = buffers.add(at(out_channels) * at(operation.window.taps()) * sizeof(Real), forward,
                                           goes_back ? backward : forward);
                 if (goes_back) {
-                    values[root(node.inputs[0])].touch(backward);
+                    need_input(node, made, backward);
                     made.parts = threads > 1 ? std::min(blocks_, 2) : 1;
                     made.result =
                         buffers.add(at(made.parts) * at(out_channels) * at(operation.window.taps()) * sizeof(Real),
@@ -258,9 +269,6 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 ids[at(value)] = buffers.add(bytes_of(value), lifetimes[at(value)].first, lifetimes[at(value)].last);
             }
         }
-    };
-    const auto value_bytes = [&](int value) {
-        return at(blocks_) * at(plan.shape(value).pixels()) * at(survivors.count(value)) * vector_bytes;
     };
     place_all(values_, values, value_bytes);
     place_all(gradients_, gradients, value_bytes);

@@ -40,6 +40,7 @@ struct NodeBuffers {
     std::size_t thread_scratch = 0;  // elements of it for each thread
     int sums = no_buffer;            // backward: [units][2][channels]
     int coefficients = no_buffer;    // chain with batch norm, backward: [3][channels]
+    int again = no_buffer;           // backward: the input, made again
     int parts = 1;                   // of the weight gradient
 };
 
