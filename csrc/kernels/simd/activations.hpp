@@ -136,7 +136,8 @@ void mask(const ActivateBackwardTask<float>& given, int unit) {
     const ActivateBackwardTask<float> task = given;
     for_pixels(task.cut, unit, task.pixels, [&](int block, int pixel) DISTREAL_INLINE_LAMBDA {
         const float* const gradient = at(task.gradient, block, pixel);
-        const float* const known = at(from == Known::result ? task.out : task.y, block, pixel);
+        const float* const known =
+            activation == Activation::none ? gradient : at(from == Known::result ? task.out : task.y, block, pixel);
         float* const masked = at(task.masked, block, pixel);
         for_channels(task.channels, [&](auto group, int c, std::ptrdiff_t here) DISTREAL_INLINE_LAMBDA {
             DISTREAL_UNROLL
