@@ -1,7 +1,9 @@
 #include "memory_plan.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -13,6 +15,9 @@ namespace {
 constexpr std::size_t stagger = 5 * buffer_alignment;
 constexpr std::size_t smallest_staggered = std::size_t{64} << 10;
 constexpr std::size_t most_for_stagger = 100;  // a hundredth of the memory
+
+// Where the largest buffers go decides; the others find room between them.
+constexpr std::ptrdiff_t deciding = 100;
 
 struct Block {
     std::size_t offset;
@@ -33,35 +38,41 @@ std::size_t lowest_gap(const std::vector<Block>& blocks, const Buffer& buffer, s
         if (block.offset >= offset + room) {
             break;
         }
-        if (block.first <= buffer.last && buffer.first <= block.last) {
-            offset = std::max(offset, block.end);
-        }
+        const bool together =
+            static_cast<int>(block.first <= buffer.last) & static_cast<int>(buffer.first <= block.last);
+        offset = std::max(offset, together ? block.end : 0);
     }
     return offset;
 }
 
-Placement place_in_order(std::span<const Buffer> buffers, std::span<const std::size_t> order, bool staggered) {
-    Placement placement{std::vector<std::size_t>(buffers.size()), 0};
-    std::vector<Block> blocks;
-    blocks.reserve(buffers.size());
+using Order = std::vector<std::size_t>;
+
+// A placement in the making.
+struct Packing {
+    Placement placement;
+    std::vector<Block> blocks;  // by offset
+
+    explicit Packing(std::size_t buffers) : placement{std::vector<std::size_t>(buffers), 0} { blocks.reserve(buffers); }
+};
+
+void place_in_order(std::span<const Buffer> buffers, std::span<const std::size_t> order, bool staggered,
+                    Packing& packing) {
     for (const std::size_t i : order) {
         const Buffer& buffer = buffers[i];
         const std::size_t room = room_of(buffer, staggered);
         if (room == 0) {
             continue;
         }
-        const std::size_t offset = lowest_gap(blocks, buffer, room);
+        const std::size_t offset = lowest_gap(packing.blocks, buffer, room);
         const Block block{offset, offset + room, buffer.first, buffer.last};
-        const auto behind = std::ranges::upper_bound(blocks, offset, {}, &Block::offset);
-        blocks.insert(behind, block);
-        placement.offsets[i] = offset;
-        placement.bytes = std::max(placement.bytes, block.end);
+        packing.blocks.insert(std::ranges::upper_bound(packing.blocks, offset, {}, &Block::offset), block);
+        packing.placement.offsets[i] = offset;
+        packing.placement.bytes = std::max(packing.placement.bytes, block.end);
     }
-    return placement;
 }
 
-std::vector<std::size_t> largest_first(std::span<const Buffer> buffers) {
-    std::vector<std::size_t> order(buffers.size());
+Order largest_first(std::span<const Buffer> buffers) {
+    Order order(buffers.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) {
         return std::pair(buffers[b].bytes, buffers[a].first) < std::pair(buffers[a].bytes, buffers[b].first);
@@ -69,25 +80,49 @@ std::vector<std::size_t> largest_first(std::span<const Buffer> buffers) {
     return order;
 }
 
-std::vector<std::size_t> earliest_first(std::span<const Buffer> buffers) {
-    std::vector<std::size_t> order = largest_first(buffers);
-    std::ranges::stable_sort(order, {}, [&](std::size_t i) { return buffers[i].first; });
-    return order;
+template <class Key>
+Order sorted_by(std::span<const std::size_t> order, const Key& key) {
+    Order sorted(order.begin(), order.end());
+    std::ranges::stable_sort(sorted, {}, key);
+    return sorted;
+}
+
+// None of these is always the best, and the best is nearly always close to what no placement can undercut.
+std::array<Order, 5> promising_orders(std::span<const Buffer> buffers, std::span<const std::size_t> by_size) {
+    const auto steps = [&](std::size_t i) { return std::int64_t{buffers[i].last} - buffers[i].first + 1; };
+    return {Order(by_size.begin(), by_size.end()), sorted_by(by_size, [&](std::size_t i) { return -steps(i); }),
+            sorted_by(
+                by_size,
+                [&](std::size_t i) { return -static_cast<double>(buffers[i].bytes) * static_cast<double>(steps(i)); }),
+            sorted_by(by_size, [&](std::size_t i) { return buffers[i].first; }),
+            sorted_by(by_size, [&](std::size_t i) { return -std::int64_t{buffers[i].last}; })};
+}
+
+Packing best_packing(std::span<const Buffer> buffers, std::span<const Order> orders, bool staggered) {
+    Packing best(buffers.size());
+    for (const Order& order : orders) {
+        Packing packing(buffers.size());
+        place_in_order(buffers, order, staggered, packing);
+        if (&order == &orders.front() || packing.placement.bytes < best.placement.bytes) {
+            best = std::move(packing);
+        }
+    }
+    return best;
 }
 
 }  // namespace
 
 Placement place_buffers(std::span<const Buffer> buffers) {
-    std::vector<std::size_t> order = largest_first(buffers);
-    Placement best = place_in_order(buffers, order, false);
-    std::vector<std::size_t> other_order = earliest_first(buffers);
-    Placement other = place_in_order(buffers, other_order, false);
-    if (other.bytes < best.bytes) {
-        std::swap(best, other);
-        std::swap(order, other_order);
-    }
-    Placement staggered = place_in_order(buffers, order, true);
-    return staggered.bytes <= best.bytes + best.bytes / most_for_stagger ? staggered : best;
+    const Order by_size = largest_first(buffers);
+    const auto rest = by_size.begin() + std::min(deciding, std::ssize(by_size));
+    const auto orders = promising_orders(buffers, {by_size.begin(), rest});
+    Packing plain = best_packing(buffers, orders, false);
+    Packing staggered = best_packing(buffers, orders, true);
+    const std::size_t limit = plain.placement.bytes + plain.placement.bytes / most_for_stagger;
+    const bool stagger_is_cheap = staggered.placement.bytes <= limit;
+    Packing& chosen = stagger_is_cheap ? staggered : plain;
+    place_in_order(buffers, {rest, by_size.end()}, stagger_is_cheap, chosen);
+    return std::move(chosen.placement);
 }
 
 std::size_t most_live_bytes(std::span<const Buffer> buffers) {

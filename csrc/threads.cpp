@@ -18,7 +18,7 @@ constexpr std::uint32_t rest = 1;
 constexpr std::uint32_t first_region = 2;
 
 // How long one waits awake: longer than the serial parts of a step, shorter than anything an owner would notice.
-constexpr auto patience = std::chrono::microseconds(30);
+constexpr auto patience = std::chrono::microseconds(50);
 // The pauses between two looks at the clock, which costs more than a pause.
 constexpr int pauses = 16;
 // More threads than any board has cores are of no use, and a thread that nobody needs still costs memory.
