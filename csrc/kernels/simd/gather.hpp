@@ -25,8 +25,10 @@ struct GatherTile {
     const Tap* taps;
     const Tap* end_taps;
     std::ptrdiff_t pixel_stride;  // of what is read
-    std::ptrdiff_t channels;      // read at each pixel, times lanes
-    std::ptrdiff_t tap_step;      // of the weights
+    std::ptrdiff_t ahead;
+    std::ptrdiff_t near;
+    std::ptrdiff_t channels;  // read at each pixel, times lanes
+    std::ptrdiff_t tap_step;  // of the weights
     const float* weights;
     const float* bias;  // of the block's outputs, as all that follows by output
     bool accumulate;
@@ -167,6 +169,15 @@ DISTREAL_INLINE void finish(const GatherTile& tile, Vector (&sums)[outputs][posi
     }
 }
 
+template <int outputs>
+DISTREAL_INLINE void prefetch_channels(const float* channels) {
+    constexpr int floats_of_line = 16;
+    DISTREAL_UNROLL
+    for (int c = 0; c < outputs * lanes; c += floats_of_line) {
+        __builtin_prefetch(channels + c, 1);
+    }
+}
+
 template <int outputs, int positions>
 [[gnu::noinline]] void gather_tile(const GatherTile& tile) {
     Vector sums[outputs][positions];
@@ -177,14 +188,32 @@ template <int outputs, int positions>
             sums[o][v] = Vector{};
         }
     }
+    DISTREAL_UNROLL
+    for (int v = 0; v < positions; ++v) {
+        prefetch_channels<outputs>(tile.to[v]);
+    }
+    if (tile.through != nullptr) {
+        DISTREAL_UNROLL
+        for (int v = 0; v < positions; ++v) {
+            prefetch_channels<outputs>(tile.y[v]);
+        }
+    }
+    const GatherTile* of_tap = &tile;
     for (const Tap* tap = tile.taps; tap != tile.end_taps; ++tap) {
-        const float* weights = tile.weights + tap->index * tile.tap_step;
+        // Read the tile anew for every tap, or more addresses than there are registers are kept for the innermost loop.
+        asm volatile("" : "+r"(of_tap) : : "memory");
+        const float* weights = of_tap->weights + tap->index * of_tap->tap_step;
+        const std::ptrdiff_t offset = tap->offset * of_tap->pixel_stride;
+        const std::ptrdiff_t channels = of_tap->channels;
         const float* from[positions];
         DISTREAL_UNROLL
         for (int v = 0; v < positions; ++v) {
-            from[v] = tile.from[v] + tap->offset * tile.pixel_stride;
+            from[v] = of_tap->from[v] + offset;
         }
-        for (std::ptrdiff_t c = 0; c != tile.channels; c += lanes) {
+        const std::ptrdiff_t t = tap - of_tap->taps;
+        const float* pf = of_tap->from[t < positions ? t : 0] + (t < positions ? of_tap->ahead : offset);
+        for (std::ptrdiff_t c = 0; c != channels; c += lanes) {
+            __builtin_prefetch(pf + c);
             Vector x[positions];
             DISTREAL_UNROLL
             for (int v = 0; v < positions; ++v) {
@@ -245,14 +274,61 @@ DISTREAL_INLINE int next_group(std::int64_t left, int most) {
     return few > most ? (few + 1) / 2 : few;
 }
 
-// All positions of a class that a unit works on, for one block of outputs that begins with output `first`.
+// Blocks of outputs that are made one after the other for the same few positions, whose inputs then stay near; the
+// sums over a unit are kept for all of them.
+inline constexpr int panel_blocks = 16;
+inline constexpr int panel_outputs = panel_blocks * block_outputs;
+
+struct PanelSums {
+    Vector first[panel_outputs + lanes];  // store_sums reads whole groups of lanes
+    Vector second[panel_outputs + lanes];
+};
+
+struct Panel {
+    OutputBlocks blocks;
+    int first_block;
+    int end_block;
+    PanelSums* sums;
+};
+
+DISTREAL_INLINE void gather_panel_at(const GatherTask<float>& task, const Panel& panel, GatherTile& tile,
+                                     int positions) {
+    const int first = panel.blocks.begin(panel.first_block);
+    std::ptrdiff_t begin = packed_begin(panel.blocks, panel.first_block, task.from_channels, task.gather->taps);
+    int done = 0;
+    for (int b = panel.first_block; b < panel.end_block; ++b) {
+        const int outputs = panel.blocks.size(b);
+        tile.tap_step = static_cast<std::ptrdiff_t>(task.from_channels) * padded_outputs(outputs);
+        tile.weights = task.packed + begin;
+        begin += tile.tap_step * task.gather->taps;
+        tile.bias = task.bias == nullptr ? nullptr : task.bias + first + done;
+        if (task.through != nullptr) {
+            tile.scale = task.through->scale + first + done;
+            tile.shift = task.through->shift + first + done;
+            tile.mean = task.through->mean + first + done;
+        }
+        tile.first_sums = panel.sums->first + done;
+        tile.second_sums = panel.sums->second + done;
+        gather_function(outputs, positions)(tile);
+        for (int v = 0; v < positions; ++v) {
+            tile.to[v] += outputs * lanes;
+            tile.y[v] += outputs * lanes;
+        }
+        tile.ahead = tile.near;
+        done += outputs;
+    }
+}
+
+// All positions of a class that a unit works on.
 DISTREAL_INLINE void gather_class(const GatherTask<float>& task, const Share& share, const TapClass& of_class,
-                                  GatherTile& tile, int first, int outputs) {
+                                  const Panel& panel, GatherTile& tile) {
     const Span band = band_of(of_class.positions.size(), task.cut, share.band);
-    const int most = positions_with(outputs);
+    const int first = panel.blocks.begin(panel.first_block);
+    const int most = positions_with((panel.blocks.outputs + panel.blocks.count - 1) / panel.blocks.count);
     tile.taps = of_class.taps.data();
     tile.end_taps = tile.taps + of_class.taps.size();
-    const GatherFunction full = gather_function(outputs, most);
+    tile.near = of_class.taps.empty() ? 0 : of_class.taps.back().offset * tile.pixel_stride;
+    const std::ptrdiff_t ahead = of_class.taps.empty() ? 0 : (of_class.taps.back().offset + most) * tile.pixel_stride;
     std::int64_t left = static_cast<std::int64_t>(band.end - band.begin) * (share.end_block - share.first_block);
     int block = share.first_block;
     int i = band.begin;
@@ -271,43 +347,41 @@ DISTREAL_INLINE void gather_class(const GatherTask<float>& task, const Share& sh
                 ++block;
             }
         }
-        (group == most ? full : gather_function(outputs, group))(tile);
+        tile.ahead = ahead;
+        gather_panel_at(task, panel, tile, group);
         left -= group;
     }
 }
 
 inline void gather(const GatherTask<float>& task, int unit) {
     const Share share = share_of(task.cut, unit);
+    float* const all_sums = task.through != nullptr ? task.through->sums : task.moments;
+    float* const of_unit =
+        all_sums == nullptr ? nullptr : all_sums + static_cast<std::ptrdiff_t>(unit) * 2 * task.to_channels;
+    GatherTile tile{};
+    tile.pixel_stride = task.from.pixel_stride;
+    tile.channels = static_cast<std::ptrdiff_t>(task.from_channels) * lanes;
+    tile.accumulate = task.accumulate;
+    tile.moments = task.moments != nullptr;
+    tile.through = task.through;
+
+    PanelSums sums;
     const OutputBlocks blocks = output_blocks(task.to_channels);
-    float* const sums = task.through != nullptr ? task.through->sums : task.moments;
-    float* const of_unit = sums == nullptr ? nullptr : sums + static_cast<std::ptrdiff_t>(unit) * 2 * task.to_channels;
-    for (int b = 0; b < blocks.count; ++b) {
-        const int first = blocks.begin(b);
-        const int outputs = blocks.size(b);
-        Vector first_sums[lanes > block_outputs ? lanes : 2 * block_outputs] = {};
-        Vector second_sums[lanes > block_outputs ? lanes : 2 * block_outputs] = {};
-        GatherTile tile;
-        tile.pixel_stride = task.from.pixel_stride;
-        tile.channels = static_cast<std::ptrdiff_t>(task.from_channels) * lanes;
-        tile.tap_step = static_cast<std::ptrdiff_t>(task.from_channels) * padded_outputs(outputs);
-        tile.weights = task.packed + packed_begin(blocks, b, task.from_channels, task.gather->taps);
-        tile.bias = task.bias == nullptr ? nullptr : task.bias + first;
-        tile.accumulate = task.accumulate;
-        tile.moments = task.moments != nullptr;
-        tile.through = task.through;
-        if (task.through != nullptr) {
-            tile.scale = task.through->scale + first;
-            tile.shift = task.through->shift + first;
-            tile.mean = task.through->mean + first;
+    const int panels = (blocks.count + panel_blocks - 1) / panel_blocks;
+    for (int p = 0; p < panels; ++p) {
+        const Panel panel{blocks, part_begin(blocks.count, p, panels), part_begin(blocks.count, p + 1, panels), &sums};
+        const int first = blocks.begin(panel.first_block);
+        const int outputs = blocks.begin(panel.end_block) - first;
+        for (int o = 0; of_unit != nullptr && o < outputs + lanes; ++o) {
+            sums.first[o] = Vector{};
+            sums.second[o] = Vector{};
         }
-        tile.first_sums = first_sums;
-        tile.second_sums = second_sums;
         for (std::size_t c = 0; c < task.gather->classes.size(); ++c) {
-            gather_class(task, share, task.gather->classes[c], tile, first, outputs);
+            gather_class(task, share, task.gather->classes[c], panel, tile);
         }
         if (of_unit != nullptr) {
-            store_sums(of_unit + first, first_sums, outputs);
-            store_sums(of_unit + task.to_channels + first, second_sums, outputs);
+            store_sums(of_unit + first, sums.first, outputs);
+            store_sums(of_unit + task.to_channels + first, sums.second, outputs);
         }
     }
 }
