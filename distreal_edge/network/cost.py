@@ -1,4 +1,4 @@
-"""What a training step costs: multiply-accumulates and memory, counted from the plan."""
+"""What a training step costs: multiply-accumulates, counted from the plan, and memory, from the engine's own plan."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from distreal_edge.network.operations import INPUT, Conv2d, Linear
+from distreal_edge.network.operations import Conv2d, Linear
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from distreal_edge.network.operations import Operation
@@ -27,7 +26,9 @@ class Cost:
 
     `macs`: multiply-accumulates per image of convolutions and linear layers, forward, backward-data and
     backward-weights; windows over padding count in full, everything else (batch norm, activations, pooling) counts as
-    nothing. `peak_bytes`: memory of a step at the batch size asked for, float32.
+    nothing. `peak_bytes`: what the native engine holds during a step at the batch size asked for: the arena in which it
+    places everything that a step makes, and the full network's weights, statistics and momentum. The arena depends a
+    little on the instruction set, because images lie in blocks of a vector's length.
     """
 
     macs: int
@@ -50,15 +51,6 @@ def _operation_macs(plan: Plan, operation: Operation, kept: NDArray[np.bool_]) -
 
 
 def _peak_bytes(plan: Plan, kept: NDArray[np.bool_], batch: int) -> int:
-    # What the reference engine holds at the end of its forward pass: weights and momentum in full, the gradients of
-    # the surviving weights, the images and every value, and the two largest gradients of values on the way back.
     weights = sum(prod(shape) for shape in plan.tensors.values())
     momentum = sum(prod(parameter.shape) for parameter in plan.parameters.values())
-    gradients = sum(parameter.surviving(kept) for parameter in plan.parameters.values())
-    values = sorted(_surviving_elements(plan, value, kept) for value in plan.shapes if value != INPUT)
-    held = prod(plan.input_shape) + sum(values) + sum(values[-2:])
-    return _FLOAT_BYTES * (weights + momentum + gradients + batch * held)
-
-
-def _surviving_elements(plan: Plan, value: str, kept: NDArray[np.bool_]) -> int:
-    return int(np.count_nonzero(kept[plan.layout.of[value]])) * prod(plan.shapes[value][1:])
+    return plan.native.step_bytes(kept, batch) + _FLOAT_BYTES * (weights + momentum)

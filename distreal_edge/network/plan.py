@@ -30,6 +30,7 @@ from distreal_edge.network.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from distreal_edge import _native
     from distreal_edge.network.operations import Shape
 
 __all__ = ["MAXIMUM_CHANNELS", "MAXIMUM_ELEMENTS", "MAXIMUM_GROUPS", "MAXIMUM_OPERATIONS", "MAXIMUM_SIDE", "Plan"]
@@ -208,6 +209,13 @@ class Plan:
             return False
         readers = self.readers[operation.name]
         return not readers or not all(isinstance(reader, BatchNorm) for reader in readers)
+
+    @cached_property
+    def native(self) -> _native.Plan:
+        """The same plan as the compiled engine reads it, made when it is first asked for."""
+        from distreal_edge.network.native_plan import lower_plan  # noqa: PLC0415 - it needs the plan's type
+
+        return lower_plan(self)
 
     @cached_property
     def digest(self) -> str:

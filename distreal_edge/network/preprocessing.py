@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Preprocessing", "augment", "normalise"]
+__all__ = ["Augmentation", "Preprocessing", "augment", "draw_augmentation", "normalise"]
 
 _Finite = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 _Pixel = TypeVar("_Pixel", bound=np.generic)
@@ -31,22 +31,41 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     horizontal_flip: bool = False
 
 
-def augment(images: NDArray[_Pixel], preprocessing: Preprocessing, rng: np.random.Generator) -> NDArray[_Pixel]:
-    """Return randomly shifted and flipped copies of images `[N, C, H, W]` of any dtype.
+class Augmentation(NamedTuple):
+    """What happens to each image of a mini-batch: where it is cropped, and whether it is mirrored; None: neither.
+
+    `corners` is `[N, 2]`, (top, left) of the crop in the padded image, `flips` is bool `[N]`.
+    """
+
+    corners: NDArray[np.int64] | None
+    flips: NDArray[np.bool_] | None
+
+
+def draw_augmentation(count: int, preprocessing: Preprocessing, rng: np.random.Generator) -> Augmentation:
+    """Draw how `count` images are shifted and flipped.
 
     Draws from `rng`, in this order, so that another engine can do exactly the same: with padding, `integers` of shape
     `[N, 2]` in 0..2*padding (top, left); with flips, `integers` of shape `[N]` in 0..1.
     """
+    corners = flips = None
+    if preprocessing.crop_padding:
+        corners = rng.integers(0, 2 * preprocessing.crop_padding, size=(count, 2), endpoint=True)
+    if preprocessing.horizontal_flip:
+        flips = rng.integers(0, 1, size=count, endpoint=True).astype(np.bool_)
+    return Augmentation(corners, flips)
+
+
+def augment(images: NDArray[_Pixel], preprocessing: Preprocessing, rng: np.random.Generator) -> NDArray[_Pixel]:
+    """Return copies of images `[N, C, H, W]` of any dtype, shifted and flipped by `draw_augmentation`."""
     count, _, height, width = images.shape
-    margin = preprocessing.crop_padding
-    if margin:
-        corners = rng.integers(0, 2 * margin, size=(count, 2), endpoint=True)
+    corners, flips = draw_augmentation(count, preprocessing, rng)
+    if corners is not None:
+        margin = preprocessing.crop_padding
         padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
         images = np.empty_like(images)
         for cropped, image, (top, left) in zip(images, padded, corners, strict=True):
             cropped[...] = image[:, top : top + height, left : left + width]
-    if preprocessing.horizontal_flip:
-        flips = rng.integers(0, 1, size=count, endpoint=True).astype(np.bool_)
+    if flips is not None:
         images = np.where(flips.reshape(-1, 1, 1, 1), images[..., ::-1], images)
     return images
 

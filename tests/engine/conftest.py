@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from distreal_edge import Network, Plan, PlanBuilder, Subset
+from distreal_edge.engine import BACKENDS
 from distreal_edge.network.operations import OPERATION_TYPES, Operation
 from distreal_edge.network.reference import ReferenceExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
 # Layers by the operation's class name: `nn` knows everything else about them.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
@@ -83,6 +88,17 @@ class PlanModule(nn.Module):
         return made
 
 
+def _beside(name: str) -> ModuleType:
+    """Return a module that lies beside this file; test folders are no packages."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
 def _key(name: str) -> str:
     return name.replace(".", "/")  # a module's name must not contain dots
 
@@ -91,6 +107,13 @@ def _key(name: str) -> str:
 def _one_thread() -> None:
     """Compute with one thread: the tensors are tiny, and the number is the process's."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Name each backend in turn: what is asked of one is asked of all."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -106,20 +129,22 @@ def executor64() -> Callable[[Network], ReferenceExecutor]:
 
 
 @pytest.fixture(scope="session")
-def shuffled() -> Callable[[Plan, int], Network]:
+def random_networks() -> Any:
+    """Return the module that makes random networks, subsets and batches."""
+    return _beside("random_networks")
+
+
+@pytest.fixture(scope="session")
+def comparing() -> Any:
+    """Return the module that does one step with several engines."""
+    return _beside("comparing")
+
+
+@pytest.fixture(scope="session")
+def shuffled(random_networks: Any) -> Callable[[Plan, int], Network]:
     """Make a network of a plan whose every tensor is random, batch norms and statistics too."""
-
-    def make(plan: Plan, seed: int) -> Network:
-        rng = np.random.default_rng(seed)
-        weights = dict(Network.initialise(plan, seed).weights)
-        for name, array in weights.items():
-            if name.endswith("running_var") or (name not in plan.statistics and np.all(array == 1.0)):
-                weights[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-            elif np.all(array == 0.0):
-                weights[name] = rng.normal(0.0, 0.3, array.shape).astype(np.float32)
-        return Network(plan, weights)
-
-    return make
+    made: Callable[[Plan, int], Network] = random_networks.random_weights
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -57,10 +57,10 @@ def test_losses_of_200_steps_are_pytorchs(
 
 @pytest.mark.parametrize("name", ["resnet8", "femnist_cnn", "vgg_small"])
 def test_the_engine_itself_follows_pytorch_in_float32(
-    name: str, plan_module: Callable[..., Any], draw_batch: Callable[..., Any]
+    name: str, backend: str, plan_module: Callable[..., Any], draw_batch: Callable[..., Any]
 ) -> None:
     network = zoo.NETWORKS[name](seed=2, **SMALL[name])
-    engine = Engine(network, "reference")
+    engine = Engine(network, backend)
     module = plan_module(network, torch.float32).train()
     optimiser = torch.optim.SGD(module.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     everything = Subset.full(network.plan.sizes)

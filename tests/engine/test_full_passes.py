@@ -10,26 +10,26 @@ import torch
 from torch import nn
 
 from distreal_edge import Engine, Network, Plan, PlanBuilder
-from distreal_edge import engine as engine_module
+from distreal_edge.engine import engine as engine_module
 from distreal_edge.errors import DataError
 
 
 def test_predictions_are_those_of_the_module_in_eval_mode(
-    every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
+    backend: str, every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
 ) -> None:
     network: Network = shuffled(every_operation, 1)
     images, _ = draw_batch(every_operation, 7, 1)
     with torch.no_grad():
         expected = plan_module(network, torch.float32).eval()(torch.from_numpy(images)).numpy()
-    scores = Engine(network).predict(images)
+    scores = Engine(network, backend).predict(images)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_do_not_depend_on_how_many_images_go_together(
-    every_operation: Plan, shuffled: Any, draw_batch: Any, monkeypatch: pytest.MonkeyPatch
+    backend: str, every_operation: Plan, shuffled: Any, draw_batch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(shuffled(every_operation, 1))
+    engine = Engine(shuffled(every_operation, 1), backend)
     images, _ = draw_batch(every_operation, 11, 1)
     together = engine.predict(images)
     monkeypatch.setattr(engine_module, "_MAXIMUM_PREDICTED_AT_ONCE", 4)
@@ -38,9 +38,9 @@ def test_predictions_do_not_depend_on_how_many_images_go_together(
     np.testing.assert_allclose(engine.predict(images), together, rtol=1e-5, atol=1e-6)
 
 
-def test_predicting_changes_nothing(every_operation: Plan, shuffled: Any, draw_batch: Any) -> None:
+def test_predicting_changes_nothing(backend: str, every_operation: Plan, shuffled: Any, draw_batch: Any) -> None:
     network: Network = shuffled(every_operation, 2)
-    engine = Engine(network)
+    engine = Engine(network, backend)
     images, _ = draw_batch(every_operation, 3, 0)
     np.testing.assert_array_equal(engine.predict(images), engine.predict(images))
     for name, tensor in network.weights.items():
@@ -67,11 +67,11 @@ def _training_module(network: Network, plan_module: Any) -> Any:
 
 
 def test_statistics_of_one_batch_are_pytorchs(
-    every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
+    backend: str, every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
 ) -> None:
     network: Network = shuffled(every_operation, 3)
     images, _ = draw_batch(every_operation, 6, 3)
-    statistics = Engine(network).measure_statistics([images])
+    statistics = Engine(network, backend).measure_statistics([images])
     module = _training_module(network, plan_module)
     module(torch.from_numpy(images).double())
     assert set(statistics) == set(every_operation.statistics)
@@ -83,7 +83,7 @@ def test_statistics_of_one_batch_are_pytorchs(
 
 
 def test_statistics_of_several_batches_are_those_of_all_images_together(
-    every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
+    backend: str, every_operation: Plan, shuffled: Any, plan_module: Any, draw_batch: Any
 ) -> None:
     network: Network = shuffled(every_operation, 4)
     batches = [draw_batch(every_operation, count, count)[0] * np.float32(count / 4) for count in (2, 6, 4)]
@@ -95,7 +95,7 @@ def test_statistics_of_several_batches_are_those_of_all_images_together(
         )
     for batch in batches:
         module(torch.from_numpy(batch).double())
-    statistics = Engine(network).measure_statistics(iter(batches))
+    statistics = Engine(network, backend).measure_statistics(iter(batches))
     assert len(seen) == 3
     for name, values in seen.items():
         together = torch.cat(values, dim=1)  # C, everything
@@ -106,10 +106,10 @@ def test_statistics_of_several_batches_are_those_of_all_images_together(
 
 
 def test_measuring_statistics_changes_nothing_in_the_engine(
-    every_operation: Plan, shuffled: Any, draw_batch: Any
+    backend: str, every_operation: Plan, shuffled: Any, draw_batch: Any
 ) -> None:
     network: Network = shuffled(every_operation, 5)
-    measured, untouched = Engine(network, seed=9), Engine(network, seed=9)
+    measured, untouched = Engine(network, backend, seed=9), Engine(network, backend, seed=9)
     images, labels = draw_batch(every_operation, 4, 5)
     measured.measure_statistics([images])
     for name, tensor in network.weights.items():
@@ -119,8 +119,10 @@ def test_measuring_statistics_changes_nothing_in_the_engine(
     assert measured.step(images, labels, subset, lr=0.1) == untouched.step(images, labels, subset, lr=0.1)
 
 
-def test_statistics_written_into_the_engine_are_used(every_operation: Plan, shuffled: Any, draw_batch: Any) -> None:
-    engine = Engine(shuffled(every_operation, 6))
+def test_statistics_written_into_the_engine_are_used(
+    backend: str, every_operation: Plan, shuffled: Any, draw_batch: Any
+) -> None:
+    engine = Engine(shuffled(every_operation, 6), backend)
     images, _ = draw_batch(every_operation, 40, 6)
     before = engine.predict(images)
     for name, tensor in engine.measure_statistics([images]).items():
@@ -128,12 +130,12 @@ def test_statistics_written_into_the_engine_are_used(every_operation: Plan, shuf
     assert not np.allclose(before, engine.predict(images), rtol=1e-2)
 
 
-def test_a_network_without_batch_norm_has_no_statistics() -> None:
+def test_a_network_without_batch_norm_has_no_statistics(backend: str) -> None:
     b = PlanBuilder((1, 2, 2))
     plan = b.finish(b.linear("fc", b.flatten(b.input), 2))
-    assert Engine(Network.initialise(plan)).measure_statistics([np.zeros((1, 1, 2, 2), np.float32)]) == {}
+    assert Engine(Network.initialise(plan), backend).measure_statistics([np.zeros((1, 1, 2, 2), np.float32)]) == {}
 
 
-def test_measuring_statistics_on_nothing_is_an_error(every_operation: Plan, shuffled: Any) -> None:
+def test_measuring_statistics_on_nothing_is_an_error(backend: str, every_operation: Plan, shuffled: Any) -> None:
     with pytest.raises(DataError, match="at least one batch"):
-        Engine(shuffled(every_operation, 0)).measure_statistics([])
+        Engine(shuffled(every_operation, 0), backend).measure_statistics([])

@@ -60,16 +60,29 @@ WRONG: dict[str, tuple[dict[str, Any], type[DistrealError], str]] = {
     "a negative label": ({"labels": np.array([0, -1, 1, 2])}, DataError, "label 1 is -1"),
     "a subset that is a vector": ({"subset": (0.5, 0.5)}, DataError, "the subset must be a Subset, got tuple"),
     "a subset of another network": ({"subset": Subset.full((3, 3))}, DataError, "the survivors of 2 groups"),
-    "an infinite rate": ({"lr": math.inf}, ConfigError, "lr must be a number, 0 or more and finite; got inf"),
-    "a rate that is NaN": ({"lr": math.nan}, ConfigError, "lr must be a number, 0 or more and finite; got nan"),
-    "a negative rate": ({"lr": -0.1}, ConfigError, "lr must be a number, 0 or more and finite; got -0.1"),
+    "an infinite rate": (
+        {"lr": math.inf},
+        ConfigError,
+        "lr must be a number, 0 or more and finite in float32; got inf",
+    ),
+    "a rate that is NaN": (
+        {"lr": math.nan},
+        ConfigError,
+        "lr must be a number, 0 or more and finite in float32; got nan",
+    ),
+    "a rate beyond float32": (
+        {"lr": 1e39},
+        ConfigError,
+        "lr must be a number, 0 or more and finite in float32; got 1e+39",
+    ),
+    "a negative rate": ({"lr": -0.1}, ConfigError, "lr must be a number, 0 or more and finite in float32; got -0.1"),
     "a rate that is a text": ({"lr": "0.1"}, ConfigError, "got '0.1'"),
     "a momentum of one": ({"momentum": 1.0}, ConfigError, "momentum must be a number, 0 or more and below 1; got 1.0"),
     "a momentum that is NaN": ({"momentum": math.nan}, ConfigError, "momentum must be"),
     "negative weight decay": (
         {"weight_decay": -1.0},
         ConfigError,
-        "weight_decay must be a number, 0 or more and finite",
+        "weight_decay must be a number, 0 or more and finite in float32",
     ),
     "no threads": ({"threads": 0}, ConfigError, "threads must be a whole number of 1 or more; got 0"),
     "half a thread": ({"threads": 1.5}, ConfigError, "threads must be a whole number of 1 or more; got 1.5"),
@@ -84,11 +97,13 @@ def network(every_operation: Plan, shuffled: Any) -> Network:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_step_is_refused_and_changes_nothing(case: str, network: Network, draw_batch: Any) -> None:
+def test_a_wrong_step_is_refused_and_changes_nothing(
+    case: str, backend: str, network: Network, draw_batch: Any
+) -> None:
     changes, error, message = WRONG[case]
     images, labels = draw_batch(network.plan, 4, 0)
     right = {"images": images, "labels": labels, "subset": Subset.full(network.plan.sizes), "lr": 0.1}
-    engine, fresh = Engine(network, seed=5), Engine(network, seed=5)
+    engine, fresh = Engine(network, backend, seed=5), Engine(network, backend, seed=5)
     with pytest.raises(error, match=re.escape(message)):
         engine.step(**(right | changes))
     # The same loss as an engine that never saw the wrong call: same weights, same random draws.
@@ -97,23 +112,23 @@ def test_a_wrong_step_is_refused_and_changes_nothing(case: str, network: Network
 
 @pytest.mark.parametrize("case", [case for case in WRONG if set(WRONG[case][0]) <= {"images", "threads"}])
 def test_wrong_images_are_refused_in_passes_over_the_full_network_too(
-    case: str, network: Network, draw_batch: Any
+    case: str, backend: str, network: Network, draw_batch: Any
 ) -> None:
     changes, error, message = WRONG[case]
     images, _ = draw_batch(network.plan, 4, 0)
     right = {"images": images} | changes
     threads = right.get("threads", 1)
     with pytest.raises(error, match=re.escape(message)):
-        Engine(network).predict(right["images"], threads=threads)
+        Engine(network, backend).predict(right["images"], threads=threads)
     with pytest.raises(error, match=re.escape(message.replace("images must", "batch 1 of images must"))):
-        Engine(network).measure_statistics([images, right["images"]], threads=threads)
+        Engine(network, backend).measure_statistics([images, right["images"]], threads=threads)
 
 
-def test_a_batch_norm_over_one_value_is_refused() -> None:
+def test_a_batch_norm_over_one_value_is_refused(backend: str) -> None:
     b = PlanBuilder((1, 2, 2))
     x = b.batch_norm("norm", b.linear("fc1", b.flatten(b.input), 3))
     network = Network.initialise(b.finish(b.linear("fc2", x, 2)))
-    engine = Engine(network)
+    engine = Engine(network, backend)
     image, label = np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64)
     message = "batch norm 'norm' would see a single value per channel; give at least two images at a time"
     with pytest.raises(DataError, match=message):
@@ -123,21 +138,21 @@ def test_a_batch_norm_over_one_value_is_refused() -> None:
     assert np.isfinite(engine.predict(image)).all()  # it has statistics of its own
 
 
-def test_a_single_image_trains_where_every_batch_norm_sees_maps() -> None:
+def test_a_single_image_trains_where_every_batch_norm_sees_maps(backend: str) -> None:
     b = PlanBuilder((1, 3, 3))
     x = b.relu(b.batch_norm("norm", b.conv2d("conv", b.input, 4, kernel=2)))
     network = Network.initialise(b.finish(b.linear("fc", b.flatten(x), 2)))
-    engine = Engine(network)
+    engine = Engine(network, backend)
     for image in (np.zeros((1, 1, 3, 3), np.uint8), np.random.default_rng(0).random((1, 1, 3, 3), np.float32)):
         for _ in range(10):
             loss = engine.step(image, np.ones(1, np.int64), Subset((np.array([1, 2]),)), lr=0.1)
             assert math.isfinite(loss)
 
 
-def test_numbers_of_numpy_are_numbers(network: Network, draw_batch: Any) -> None:
+def test_numbers_of_numpy_are_numbers(backend: str, network: Network, draw_batch: Any) -> None:
     images, labels = draw_batch(network.plan, 4, 0)
     everything = Subset.full(network.plan.sizes)
-    loss = Engine(network, seed=np.int64(1)).step(  # type: ignore[arg-type]
+    loss = Engine(network, backend, seed=np.int64(1)).step(  # type: ignore[arg-type]
         images, labels, everything, lr=np.float64(0.1), momentum=0, threads=int(np.int64(1))
     )
     assert math.isfinite(loss)
