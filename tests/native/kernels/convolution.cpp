@@ -98,10 +98,9 @@ GatherCase drawn_gather(Random& random, int lanes) {
         one.images = drawn_images(random, lanes);
         const Plane from = one.backward ? one.sliding.out : one.sliding.in;
         const Plane to = one.backward ? one.sliding.in : one.sliding.out;
-        const int from_channels = drawn_channels(random);
-        const int to_channels = drawn_channels(random);
+        const auto [from_channels, to_channels, most_products] = drawn_channel_pair(random);
         const int taps = one.sliding.window.taps();
-        if (static_cast<double>(one.images) * to.pixels() * from_channels * to_channels * taps > 1e6) {
+        if (static_cast<double>(one.images) * to.pixels() * from_channels * to_channels * taps > most_products) {
             continue;
         }
         one.grain = random.pick({Grain::whole, Grain::rounded});

@@ -66,11 +66,10 @@ WeightGradientCase drawn_weight_gradient(Random& random, int lanes) {
         WeightGradientCase one{};
         one.sliding = drawn_sliding(random);
         const int images = drawn_images(random, lanes);
-        const int in_channels = drawn_channels(random);
-        const int out_channels = drawn_channels(random);
+        const auto [in_channels, out_channels, most_products] = drawn_channel_pair(random);
         if (static_cast<double>(images) * one.sliding.out.pixels() * in_channels * out_channels *
                 one.sliding.window.taps() >
-            1e6) {
+            most_products) {
             continue;
         }
         one.grain = random.pick({Grain::whole, Grain::rounded});

@@ -86,6 +86,23 @@ inline int drawn_channels(Random& random) {
                               : random.pick({19, 23, 24, 25, 29, 31, 32, 33, 37, 41, 47, 48, 49, 53, 63, 64, 65, 129});
 }
 
+// Channels on both sides of a convolution, and how many multiplications its case may take. A few cases have so many
+// channels that their weights outgrow the first cache, where kernels may take them in portions.
+struct Channels {
+    int one;
+    int other;
+    double most_products;
+};
+
+inline Channels drawn_channel_pair(Random& random) {
+    if (random.chance(0.9)) {
+        return {drawn_channels(random), drawn_channels(random), 1e6};
+    }
+    const int many = random.pick({97, 128, 200, 256, 257, 385, 512, 577});
+    const int other = random.pick({random.between(1, 40), 64, 96, 131, 256});
+    return random.chance(0.5) ? Channels{many, other, 1e7} : Channels{other, many, 1e7};
+}
+
 inline int drawn_images(Random& random, int lanes) {
     return random.pick({1, lanes, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 3 * lanes, 3 * lanes + lanes / 2,
                         random.between(1, 4 * lanes)});
