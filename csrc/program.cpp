@@ -162,8 +162,6 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 std::size_t packed = 0;
                 std::size_t backward_packed = 0;
                 std::size_t result = 0;
-                // Few units are not worth sharing; parts of images make more of them.
-                made.parts = threads > 1 ? std::min(blocks_, 2) : 1;
                 for (int group = 0; group < operation.groups; ++group) {
                     const auto [first_in, last_in] =
                         survivors.part(node.inputs[0], in.channels, group, operation.groups);
@@ -173,14 +171,20 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                     const int taps = operation.window.taps();
                     packed = std::max(packed, kernels.packed_size(to, from, taps));
                     backward_packed = std::max(backward_packed, kernels.packed_size(from, to, taps));
-                    result = std::max(result, at(made.parts) * at(to) * at(from) * at(taps));
                     WeightGradientTask<Real> task{};
                     task.window = &operation.window;
                     task.runs = &plan.geometry(node.operation).runs;
                     task.in_channels = from;
                     task.out_channels = to;
                     task.blocks = blocks_;
+                    task.parts = 1;
+                    if (group == 0 && threads > 1 && from > 0 && to > 0) {
+                        // Where outputs alone make too few units to share, parts of the rows make more of them.
+                        const int units = std::max(1, kernels.weight_gradient_units(task));
+                        made.parts = std::clamp((2 * threads + units - 1) / units, 1, blocks_ * out.height);
+                    }
                     task.parts = made.parts;
+                    result = std::max(result, at(made.parts) * at(to) * at(from) * at(taps));
                     made.thread_scratch = std::max(made.thread_scratch, kernels.weight_gradient_scratch(task));
                 }
                 made.packed = buffers.add(packed * sizeof(Real), forward, forward);

@@ -103,7 +103,7 @@ Gather backward_gather(const Window& window, Plane in, Plane out) {
 }
 
 TapRuns tap_runs(const Window& window, Plane in, Plane out) {
-    TapRuns runs;
+    TapRuns runs{out, {}};
     runs.of_tap.resize(static_cast<std::size_t>(window.taps()));
     for (int ky = 0; ky < window.kernel[0]; ++ky) {
         for (int kx = 0; kx < window.kernel[1]; ++kx) {

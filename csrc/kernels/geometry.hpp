@@ -58,7 +58,8 @@ struct Run {
 };
 
 struct TapRuns {
-    std::vector<std::vector<Run>> of_tap;  // by tap index
+    Plane out;
+    std::vector<std::vector<Run>> of_tap;  // by tap index; one run for each of some neighbouring rows of `out`
 };
 
 // The output pixels of a convolution from its input pixels.
