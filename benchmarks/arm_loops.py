@@ -33,7 +33,7 @@ FUNCTION = re.compile(r"^(_Z\w+):")
 BRANCH = re.compile(r"^\s+(?:b|b\.?[a-z]{2}|cbn?z|tbn?z)\s.*?(\.L\d+)$")
 TILE = re.compile(r"^(gather_tile|weight_gradient_tile)<(\d+), (\d+)>$")
 DEPTHWISE_TILE = re.compile(r"^make_tile<(-?\d+), (\d+), (\d+)>$")
-SHOWN = re.compile(r"make_tile<-?\d, 4, 4>|depthwise|run_peak")
+SHOWN = re.compile(r"make_tile<-?\d, [24], 4>|weigh_tiles|depthwise|run_peak")
 # Smaller tiles than this are used only where one or two channels survive.
 FEWEST_HELD = 16
 

@@ -7,7 +7,6 @@ python cross/one_step.py result.npz
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 import time
 
@@ -31,10 +30,9 @@ def main() -> None:
     seconds = time.perf_counter() - began
     scores = engine.predict(images)
     save_file({"loss": np.array([loss]), "scores": scores, **engine.weights}, sys.argv[1])
-    mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         f"{platform.machine()}, Python {platform.python_version()}, {_native.instruction_set()}: "
-        f"loss {loss:.7f}, a step of {seconds:.2f} s, {mebibytes:.0f} MiB at most"
+        f"loss {loss:.7f}, a step of {seconds:.2f} s"
     )
 
 

@@ -26,7 +26,7 @@ PROCESSORS = ["cortex-a72", "cortex-a76"]  # Raspberry Pi 4 and 5
 # pip takes the first of these that a package offers a wheel for.
 PLATFORMS = ["linux_aarch64", "manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_17_aarch64"]
 # Between 4 lanes and those of this machine sums are taken in another order, and so far apart may be a weight or score.
-BOUND = 2e-5
+BOUND = 5e-6
 
 
 def run(command: list[str | Path]) -> None:
