@@ -7,7 +7,8 @@
 The peak is that of independent multiply-adds in the vectors of the same instruction set, measured between all others;
 the highest of a problem counts. Times include packing the weights, and for backward-weights the optimiser's step. Of
 each round the fastest of three runs counts, and of the rounds the median. Multiplications by padding are not computed
-and not counted; in brackets stands what it would be if they were, as other libraries count.
+and not counted; in brackets stands what it would be if they were, as other libraries count. All times are the
+thread's own processor time.
 """
 
 from __future__ import annotations

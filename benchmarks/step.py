@@ -6,7 +6,9 @@
 Batches of 32 images in CIFAR's shape; a step includes the loss and SGD with momentum and weight decay; every filter
 group keeps the same share, the first filters of it. PyTorch (torch_step.py) computes a really smaller network, or
 selects the survivors of full weights by index in every step; each in both layouts, with oneDNN and without. All of them
-and ours take turns, one step each, and what is printed are medians of the ratios of one turn.
+and ours take turns, one step each, and what is printed are medians of the ratios of one turn. With one thread a step's
+time is the processor time of the process, so that what others do on the machine counts for little; with more it is the
+time that passes, and the machine must be quiet.
 """
 
 from __future__ import annotations
@@ -45,16 +47,22 @@ FLOORS_SECOND_THREAD = {1.0: 1.8, 0.25: 1.6}
 BATCH = 32
 RATE = 1e-4
 Run = Callable[[], float]
+Clock = Callable[[], float]
 
 
-def timed(run: Run) -> float:
+def timed(run: Run, clock: Clock) -> float:
     """Return the seconds of one run."""
-    began = time.perf_counter()
+    began = clock()
     run()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def take_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
+def clock_for(threads: int) -> Clock:
+    """Return what to measure with: the process's own time does not count what others do meanwhile."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def take_turns(runs: dict[str, Run], seconds: float, clock: Clock) -> dict[str, list[float]]:
     """Run all of them once after the other until `seconds` are over, five times at least; return the seconds of each.
 
     One turn before is not counted.
@@ -65,7 +73,7 @@ def take_turns(runs: dict[str, Run], seconds: float) -> dict[str, list[float]]:
     began = time.perf_counter()
     while time.perf_counter() - began < seconds or len(next(iter(taken.values()))) < 5:
         for name, run in runs.items():
-            taken[name].append(timed(run))
+            taken[name].append(timed(run, clock))
     return taken
 
 
@@ -107,21 +115,22 @@ def torch_steps(network: str, keep: float, *, onednn: bool) -> dict[str, Run]:
 
 def compare(network: str, keep: float, arguments: argparse.Namespace, *, without_onednn: bool) -> dict[str, Any]:
     """Return the medians of all, and the ratios of PyTorch's over ours."""
+    clock = clock_for(arguments.threads)
     ours, macs = our_step(network, keep, arguments.backend, arguments.threads)
     runs: dict[str, Run] = {"ours": ours, **torch_steps(network, keep, onednn=True)}
     losses = {name: run() for name, run in runs.items()}  # all start from the same weights
     if max(abs(loss - losses["ours"]) for loss in losses.values()) > 1e-2:
         message = f"{network} keep {keep}: these do not compute the same: {losses}"
         raise SystemExit(message)
-    taken = take_turns(runs, arguments.seconds)
+    taken = take_turns(runs, arguments.seconds, clock)
     ratios = {name: median_ratio(seconds, taken["ours"]) for name, seconds in taken.items()}
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     if without_onednn:
         for name, run in torch_steps(network, keep, onednn=False).items():
             # One step of these can take seconds; then the first one has to do.
-            pairs = [(timed(run), timed(ours))]
+            pairs = [(timed(run, clock), timed(ours, clock))]
             if pairs[0][0] < 1.0:
-                pairs = [(timed(run), timed(ours)) for _ in range(3 if pairs[0][0] > 0.3 else 7)]
+                pairs = [(timed(run, clock), timed(ours, clock)) for _ in range(3 if pairs[0][0] > 0.3 else 7)]
             medians[name] = statistics.median(pair[0] for pair in pairs)
             ratios[name] = statistics.median(pair[0] / pair[1] for pair in pairs)
     return {"network": network, "keep": keep, "macs": macs, "median_s": medians, "ratio": ratios}
@@ -163,9 +172,10 @@ def verdict(reached: bool) -> str:
 def time_per_mac(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Compare our step with our own step at full width: time should follow multiply-accumulates."""
     found = []
+    clock = clock_for(arguments.threads)
     for network in (name for name in PER_MAC_NETWORKS if name in arguments.networks):
         steps = {keep: our_step(network, keep, arguments.backend, arguments.threads) for keep in (1.0, 0.5, 0.25)}
-        taken = take_turns({str(keep): run for keep, (run, _) in steps.items()}, arguments.seconds)
+        taken = take_turns({str(keep): run for keep, (run, _) in steps.items()}, arguments.seconds, clock)
         for keep, ceiling in CEILINGS_PER_MAC.items():
             times = median_ratio(taken[str(keep)], taken["1.0"])
             macs = steps[keep][1] / steps[1.0][1]
@@ -187,7 +197,7 @@ def second_thread(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for network in arguments.networks:
         for keep, floor in FLOORS_SECOND_THREAD.items():
             runs = {str(threads): our_step(network, keep, arguments.backend, threads)[0] for threads in (1, 2)}
-            taken = take_turns(runs, arguments.seconds / 2)
+            taken = take_turns(runs, arguments.seconds / 2, time.perf_counter)
             gain = median_ratio(taken["1"], taken["2"])
             found.append({"network": network, "keep": keep, "gain": gain})
             print(

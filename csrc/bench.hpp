@@ -36,6 +36,7 @@ void check_problem(const ConvolutionProblem& problem);
 
 // Seconds of each of `repeats` runs after one that is not counted, on buffers that are reused, as in a training step:
 // weights are packed before a forward or backward-data pass, gradients are summed and applied after backward-weights.
+// With one thread they are that thread's own processor time, else the time that passed.
 std::vector<double> time_convolution(const ConvolutionProblem& problem, Direction direction, int repeats, int threads,
                                      InstructionSet set);
 

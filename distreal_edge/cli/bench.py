@@ -171,7 +171,7 @@ def _convolution_table(results: list[ConvolutionResult]) -> Table:
 
 
 def _step_table(results: list[StepResult]) -> Table:
-    table = _table("step", *_COLUMNS, "images/s", "MB")
+    table = _table("step", *_COLUMNS, "img/s", "MB")
     for result in results:
         computed_with = result.instruction_set if result.backend == "native" else result.backend
         figures = [*_cells(result.figures), f"{result.images_per_s:.0f}", f"{result.arena_bytes / 1e6:.1f}"]

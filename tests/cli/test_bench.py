@@ -41,7 +41,7 @@ def test_a_table_says_what_was_measured_with_what(cli: Callable[..., Any]) -> No
     assert shown.returncode == 0, shown.stderr
     for said in (
         "plain: one core's measured peak is", "n2 c8>8 k3 s1 9x9 keep1, plain, 2 threads", "  forward ",
-        "  backward-data ", "  backward-weights ", "resnet8 n2 3x8x8 keep1, plain, 2 threads", "images/s",
+        "  backward-data ", "  backward-weights ", "resnet8 n2 3x8x8 keep1, plain, 2 threads", "img/s",
     ):  # fmt: skip
         assert said in shown.stdout
 
