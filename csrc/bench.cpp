@@ -114,7 +114,7 @@ struct Maps {
     float* memory = nullptr;
 
     int blocks() const { return (images + lanes - 1) / lanes; }
-    std::ptrdiff_t pixel_stride() const { return static_cast<std::ptrdiff_t>(channels) * lanes; }
+    std::ptrdiff_t pixel_stride() const { return pixel_stride_for(channels, lanes, sizeof(float)); }
     std::ptrdiff_t block_stride() const { return pixel_stride() * plane.pixels(); }
     std::size_t elements() const {
         return static_cast<std::size_t>(block_stride()) * static_cast<std::size_t>(blocks());

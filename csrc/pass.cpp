@@ -29,7 +29,7 @@ Pass<Real>::Pass(const Lowering& lowering, const Kernels<Real>& kernels, const P
 
 template <class Real>
 View<Real> Pass<Real>::view_of(int number, int root, int first_channel) const {
-    const std::ptrdiff_t pixel_stride = std::ptrdiff_t{survivors_.count(root)} * kernels_.lanes;
+    const std::ptrdiff_t pixel_stride = pixel_stride_for(survivors_.count(root), kernels_.lanes, sizeof(Real));
     return {buffer(number) + std::ptrdiff_t{first_channel} * kernels_.lanes, pixel_stride * plan_.shape(root).pixels(),
             pixel_stride};
 }

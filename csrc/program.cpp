@@ -97,7 +97,8 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
     }
 
     const auto value_bytes = [&](int value) {
-        return at(blocks_) * at(plan.shape(value).pixels()) * at(survivors.count(value)) * vector_bytes;
+        return at(blocks_) * at(plan.shape(value).pixels()) * sizeof(Real) *
+               static_cast<std::size_t>(pixel_stride_for(survivors.count(value), kernels.lanes, sizeof(Real)));
     };
     // The gradient of weights needs what they were multiplied with.
     const auto need_input = [&](const Node& node, NodeBuffers& made, int backward) {

@@ -29,6 +29,14 @@ struct View {
     View<const Real> as_const() const { return {data, block_stride, pixel_stride}; }
 };
 
+// The distance from pixel to pixel for a value of its own. Pixels that lie a multiple of half a page apart would share
+// a few sets of the caches, and drive each other out: those get a vector more.
+inline std::ptrdiff_t pixel_stride_for(int channels, int lanes, std::size_t element_bytes) {
+    const std::size_t bytes = static_cast<std::size_t>(channels) * static_cast<std::size_t>(lanes) * element_bytes;
+    const bool collides = lanes > 1 && bytes % 2048 == 0;
+    return (static_cast<std::ptrdiff_t>(channels) + (collides ? 1 : 0)) * lanes;
+}
+
 // How a task over whole planes is cut: unit u works on blocks of images u / bands * blocks_per_unit and following, and
 // there on band u % bands of the pixels (or of every class's positions): those from count * band / bands on.
 struct Cut {
