@@ -51,6 +51,7 @@ struct PassScratch {
     std::vector<Real> row_scale;
     std::vector<Real> column_scale;
     std::vector<double> sums;
+    std::vector<bool> reached;  // by value
 };
 
 // One way through the network, node by node: forward, and back again.
@@ -86,6 +87,8 @@ class Pass {
     void finish_moments(const Real* moments, int units, int root, int first_channel, int channels, int pixels);
 
     // In pass_backward.cpp.
+    void find_reached();
+    bool passes_on(int operation) const;
     void backward_convolution(std::size_t position, const Optimiser& optimiser);
     void backward_depthwise(std::size_t position, const Optimiser& optimiser);
     void backward_chain(std::size_t position, const Optimiser& optimiser);

@@ -35,6 +35,7 @@ double sum_of_units(const Real* sums, int units, int which, int channel, int cha
 template <class Real>
 void Pass<Real>::backward(const Optimiser& optimiser) {
     const auto& nodes = lowering_.nodes();
+    find_reached();
     for (std::size_t position = nodes.size(); position-- > 0;) {
         if (!nodes[position].has_gradient) {
             continue;
@@ -71,6 +72,37 @@ void Pass<Real>::backward(const Optimiser& optimiser) {
                 break;
         }
     }
+}
+
+// Which values the class scores depend on over this subset. All others have no gradient, which is less than a gradient
+// of zero: momentum and weight decay do not touch what made them.
+template <class Real>
+void Pass<Real>::find_reached() {
+    std::vector<bool>& reached = scratch_.reached;
+    reached.assign(at(plan_.values()), false);
+    reached[at(plan_.output())] = true;
+    for (int index = static_cast<int>(plan_.operations().size()); index-- > 0;) {
+        if (reached[at(index) + 1] && passes_on(index)) {
+            for (const int input : plan_.operation(index).inputs) {
+                reached[at(input)] = true;
+            }
+        }
+    }
+}
+
+// A grouped convolution reads nothing when each of its groups has lost either all that it reads or all that it makes.
+template <class Real>
+bool Pass<Real>::passes_on(int operation) const {
+    const Operation& made = plan_.operation(operation);
+    const int in_channels = plan_.shape(made.inputs[0]).channels;
+    for (int group = 0; group < made.groups; ++group) {
+        const auto [first_in, end_in] = survivors_.part(made.inputs[0], in_channels, group, made.groups);
+        const auto [first_out, end_out] = survivors_.part(operation + 1, made.shape.channels, group, made.groups);
+        if (first_in < end_in && first_out < end_out) {
+            return true;
+        }
+    }
+    return false;
 }
 
 // Only a part of a storage is about to be written: the rest of it starts from zeros.
@@ -149,6 +181,9 @@ void Pass<Real>::backward_convolution(std::size_t position, const Optimiser& opt
         for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
             convolution_to_input(position, group);
         }
+    }
+    if (!scratch_.reached[at(node.out)]) {
+        return;
     }
     const View<const Real> input = input_again(position);
     for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
@@ -290,6 +325,9 @@ void Pass<Real>::backward_depthwise(std::size_t position, const Optimiser& optim
         task.through = through(position, space);
         share(task.cut.units(), work, [&](int unit, int) { kernels_.depthwise_backward(task, unit); });
     }
+    if (!scratch_.reached[at(node.out)]) {
+        return;
+    }
     scratch_.partner.clear();
     for (int channel = 0; channel < out_channels; ++channel) {
         scratch_.partner.push_back(channel / multiplier);
@@ -393,9 +431,11 @@ void Pass<Real>::backward_chain(std::size_t position, const Optimiser& optimiser
         coefficients[channel] = static_cast<Real>(scale);
         coefficients[channels + channel] = static_cast<Real>(slope);
         coefficients[2 * channels + channel] = static_cast<Real>(-scale * shift_gradient / count - slope * mean);
-        const std::ptrdiff_t row = rows[at(channel)];
-        train_element(tensors.weight[row], tensors.weight_momentum[row], scale_gradient, optimiser);
-        train_element(tensors.bias[row], tensors.bias_momentum[row], shift_gradient, optimiser);
+        if (scratch_.reached[at(node.out)]) {
+            const std::ptrdiff_t row = rows[at(channel)];
+            train_element(tensors.weight[row], tensors.weight_momentum[row], scale_gradient, optimiser);
+            train_element(tensors.bias[row], tensors.bias_momentum[row], shift_gradient, optimiser);
+        }
     }
     if (handed.handing == Handing::none) {
         return;
