@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def resident(pid: int) -> int:
 
 def start(program: str, arguments: list[str], stream: str, folder: Path) -> tuple[float, int, str]:
     """Start a program in a process of its own; return seconds and bytes at its first line, and the line."""
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     streams[stream] = subprocess.PIPE
     began = time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", WITHOUT_TORCH + program, *arguments], cwd=folder, **streams) as child:
@@ -103,7 +103,7 @@ def main() -> None:
     machine, state = describe_machine(), read_state()
     print(f"{machine.processor}, {machine.cores} cores, load {state.load:.2f}; medians of {arguments.times} processes")
     print(f"at most {MOST_BYTES / 1e6:.0f} MB and {MOST_SECONDS} s")
-    figures = {}
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = prepare(folder)

@@ -190,7 +190,7 @@ def time_per_mac(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def second_thread(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Compare our step on one thread with the same step on two."""
-    found = []
+    found: list[dict[str, Any]] = []
     if len(os.sched_getaffinity(0)) < 2:
         print("only one core may be used here: a second thread cannot be measured")
         return found
