@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import KernelBuild
 
-CASES = 20
+CASES = 40
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
 pytestmark = [

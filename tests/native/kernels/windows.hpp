@@ -52,7 +52,7 @@ inline Sliding drawn_sliding(Random& random, bool of_pool = false) {
         if (random.chance(0.4)) {
             window = drawn_usual_window(random, of_pool);
         }
-        const int largest = random.pick({3, 9, 20});
+        const int largest = random.pick({3, 9, 9, 20, 20, 40});
         const Plane in{random.between(1, largest), random.between(1, largest)};
         const Plane out{length_after(window, 0, in.height), length_after(window, 1, in.width)};
         if (out.height == 0 || out.width == 0) {
