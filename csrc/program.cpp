@@ -172,6 +172,9 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                     const int taps = operation.window.taps();
                     packed = std::max(packed, kernels.packed_size(to, from, taps));
                     backward_packed = std::max(backward_packed, kernels.packed_size(from, to, taps));
+                    if (from == 0 || to == 0) {
+                        continue;  // such a conv-group has no weights to train
+                    }
                     WeightGradientTask<Real> task{};
                     task.window = &operation.window;
                     task.runs = &plan.geometry(node.operation).runs;
@@ -179,7 +182,7 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                     task.out_channels = to;
                     task.blocks = blocks_;
                     task.parts = 1;
-                    if (group == 0 && threads > 1 && from > 0 && to > 0) {
+                    if (made.parts == 1 && threads > 1) {
                         // Where outputs alone make too few units to share, parts of the rows make more of them.
                         const int units = std::max(1, kernels.weight_gradient_units(task));
                         made.parts = std::clamp((2 * threads + units - 1) / units, 1, blocks_ * out.height);
