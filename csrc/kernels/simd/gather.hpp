@@ -5,20 +5,12 @@
 
 #include "kernels/kernels.hpp"
 #include "kernels/simd/activations.hpp"
+#include "kernels/simd/multiply.hpp"
 #include "kernels/simd/pack.hpp"
 #include "kernels/simd/vector.hpp"
 #include "kernels/simd/walk.hpp"
 
 namespace distreal::DISTREAL_SIMD {
-
-// How many positions go with a block of outputs, so that sums, inputs and weights fill the registers without spilling.
-DISTREAL_INLINE constexpr int positions_with(int outputs) {
-    constexpr int wide[] = {0, 8, 8, 7, 6, 4, 4, 3, 3};
-    constexpr int narrow[] = {0, 8, 5, 4, 3, 2, 2};
-    return registers == 32 ? wide[outputs] : narrow[outputs];
-}
-
-inline constexpr int most_positions = 8;
 
 // A few positions of one class, and a block of outputs.
 struct GatherTile {
@@ -39,52 +31,11 @@ struct GatherTile {
     const float* mean;
     Vector* first_sums;
     Vector* second_sums;
-    const float* from[most_positions];  // the pixel that the class's first tap reads
-    float* to[most_positions];
-    const float* live[most_positions];  // null: all lanes
-    const float* y[most_positions];
+    const float* from[most_vectors];  // the pixel that the class's first tap reads
+    float* to[most_vectors];
+    const float* live[most_vectors];  // null: all lanes
+    const float* y[most_vectors];
 };
-
-template <int outputs, int positions>
-DISTREAL_INLINE void multiply_channel(Vector (&sums)[outputs][positions], const Vector (&x)[positions],
-                                      const float* weights) {
-#if defined(__aarch64__)
-    constexpr int quads = padded_outputs(outputs) / 4;
-    float32x4_t w[quads];
-    DISTREAL_UNROLL
-    for (int j = 0; j < quads; ++j) {
-        w[j] = vld1q_f32(weights + 4 * j);
-    }
-    DISTREAL_UNROLL
-    for (int o = 0; o < outputs; ++o) {
-        DISTREAL_UNROLL
-        for (int v = 0; v < positions; ++v) {
-            switch (o % 4) {
-                case 0:
-                    sums[o][v] = vfmaq_laneq_f32(sums[o][v], x[v], w[o / 4], 0);
-                    break;
-                case 1:
-                    sums[o][v] = vfmaq_laneq_f32(sums[o][v], x[v], w[o / 4], 1);
-                    break;
-                case 2:
-                    sums[o][v] = vfmaq_laneq_f32(sums[o][v], x[v], w[o / 4], 2);
-                    break;
-                default:
-                    sums[o][v] = vfmaq_laneq_f32(sums[o][v], x[v], w[o / 4], 3);
-            }
-        }
-    }
-#else
-    DISTREAL_UNROLL
-    for (int o = 0; o < outputs; ++o) {
-        const Vector w = spread(weights[o]);
-        DISTREAL_UNROLL
-        for (int v = 0; v < positions; ++v) {
-            sums[o][v] = multiply_add(x[v], w, sums[o][v]);
-        }
-    }
-#endif
-}
 
 template <int outputs, int positions>
 DISTREAL_INLINE void add_moments(const GatherTile& tile, const Vector (&sums)[outputs][positions]) {
@@ -220,7 +171,7 @@ template <int outputs, int positions>
                 x[v] = load(from[v] + c);
                 pin(x[v]);
             }
-            multiply_channel(sums, x, weights);
+            add_products(sums, weights, x);
             weights += padded_outputs(outputs);
         }
     }
@@ -237,11 +188,11 @@ DISTREAL_INLINE GatherFunction gather_function(int count, std::integer_sequence<
 
 template <int outputs>
 DISTREAL_INLINE GatherFunction gather_function(int positions) {
-    return gather_function<outputs>(positions, std::make_integer_sequence<int, positions_with(outputs)>{});
+    return gather_function<outputs>(positions, std::make_integer_sequence<int, vectors_with(outputs)>{});
 }
 
 DISTREAL_INLINE GatherFunction gather_function(int outputs, int positions) {
-    if constexpr (block_outputs > 6) {
+    if constexpr (most_numbers > 6) {
         if (outputs == 8) {
             return gather_function<8>(positions);
         }
@@ -277,7 +228,7 @@ DISTREAL_INLINE int next_group(std::int64_t left, int most) {
 // Blocks of outputs that are made one after the other for the same few positions, whose inputs then stay near; the
 // sums over a unit are kept for all of them.
 inline constexpr int panel_blocks = 16;
-inline constexpr int panel_outputs = panel_blocks * block_outputs;
+inline constexpr int panel_outputs = panel_blocks * most_numbers;
 
 struct PanelSums {
     Vector first[panel_outputs + lanes];  // store_sums reads whole groups of lanes
@@ -324,7 +275,7 @@ DISTREAL_INLINE void gather_class(const GatherTask<float>& task, const Share& sh
                                   const Panel& panel, GatherTile& tile) {
     const Span band = band_of(of_class.positions.size(), task.cut, share.band);
     const int first = panel.blocks.begin(panel.first_block);
-    const int most = positions_with((panel.blocks.outputs + panel.blocks.count - 1) / panel.blocks.count);
+    const int most = vectors_with((panel.blocks.outputs + panel.blocks.count - 1) / panel.blocks.count);
     tile.taps = of_class.taps.data();
     tile.end_taps = tile.taps + of_class.taps.size();
     tile.near = of_class.taps.empty() ? 0 : of_class.taps.back().offset * tile.pixel_stride;

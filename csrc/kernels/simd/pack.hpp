@@ -4,23 +4,15 @@
 #include <cstddef>
 
 #include "kernels/kernels.hpp"
+#include "kernels/simd/multiply.hpp"
 #include "kernels/simd/vector.hpp"
 #include "kernels/simd/walk.hpp"
 
 namespace distreal::DISTREAL_SIMD {
 
-// Blocks of outputs: as many as fit the registers beside enough positions.
-inline constexpr int block_outputs = registers == 32 ? 8 : 6;
-
-// NEON multiplies by an element of a vector of weights, so that it loads them four at a time.
-#if defined(__aarch64__)
-inline constexpr int weight_alignment = 4;
-#else
-inline constexpr int weight_alignment = 1;
-#endif
-
+// NEON reads whole vectors of numbers, which must all exist.
 DISTREAL_INLINE constexpr int padded_outputs(int outputs) {
-    return (outputs + weight_alignment - 1) / weight_alignment * weight_alignment;
+    return (outputs + numbers_at_once - 1) / numbers_at_once * numbers_at_once;
 }
 
 // Blocks as equal as can be: 13 outputs are 7 and 6, for 8 and 5 would work with fewer registers in the second.
@@ -33,13 +25,13 @@ struct OutputBlocks {
 };
 
 DISTREAL_INLINE OutputBlocks output_blocks(int outputs) {
-    return {outputs, (outputs + block_outputs - 1) / block_outputs};
+    return {outputs, (outputs + most_numbers - 1) / most_numbers};
 }
 
 // Elements of packed weights before a block.
 DISTREAL_INLINE std::ptrdiff_t packed_begin(const OutputBlocks& blocks, int block, int from_channels, int taps) {
     std::ptrdiff_t outputs = blocks.begin(block);
-    if constexpr (weight_alignment > 1) {
+    if constexpr (numbers_at_once > 1) {
         outputs = 0;
         for (int before = 0; before < block; ++before) {
             outputs += padded_outputs(blocks.size(before));

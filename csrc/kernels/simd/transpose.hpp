@@ -1,5 +1,6 @@
 #pragma once
-// From vectors of images to rows of channels: pixels of one image after the other, channels side by side.
+// From vectors of images to rows of channels: each image by itself, its pixels one after the other, channels side by
+// side.
 
 #include <cstddef>
 #include <utility>
@@ -18,7 +19,7 @@ DISTREAL_INLINE void exchange(Vector& a, Vector& b, std::integer_sequence<int, l
 }
 
 template <int width>
-DISTREAL_INLINE void transpose(Vector (&rows)[lanes]) {
+DISTREAL_INLINE void exchange_all(Vector (&rows)[lanes]) {
     if constexpr (width > 0) {
         DISTREAL_UNROLL
         for (int i = 0; i < lanes; ++i) {
@@ -26,42 +27,50 @@ DISTREAL_INLINE void transpose(Vector (&rows)[lanes]) {
                 exchange<width>(rows[i], rows[i + width], std::make_integer_sequence<int, lanes>{});
             }
         }
-        transpose<width / 2>(rows);
+        exchange_all<width / 2>(rows);
     }
 }
 
-DISTREAL_INLINE void store_transposed(float* to, std::ptrdiff_t image_step, Vector (&rows)[lanes]) {
-    transpose<lanes / 2>(rows);
+// Writes the vectors at from[0..lanes), one float of each after the other, for every image.
+DISTREAL_INLINE void transpose(float* to, std::ptrdiff_t image_step, const float* const (&from)[lanes]) {
+    Vector rows[lanes];
+    DISTREAL_UNROLL
+    for (int i = 0; i < lanes; ++i) {
+        rows[i] = load(from[i]);
+    }
+    exchange_all<lanes / 2>(rows);
     DISTREAL_UNROLL
     for (int image = 0; image < lanes; ++image) {
         store(to + image * image_step, rows[image]);
     }
 }
 
-// Writes pixels * channels floats for each image, rounded up to whole vectors: the rest of the last one is zeros.
+// Stands for what does not exist.
+alignas(64) inline constexpr float zeros[lanes] = {};
+
+// Turns `pixels` pixels of `channels` channels around. Whole vectors are written: what does not exist is zeros.
 [[gnu::noinline]] inline void transpose_pixels(float* to, std::ptrdiff_t image_step, const float* from,
                                                std::ptrdiff_t pixel_step, int pixels, int channels) {
     const std::ptrdiff_t all = static_cast<std::ptrdiff_t>(pixels) * channels;
     const std::ptrdiff_t skip = pixel_step - static_cast<std::ptrdiff_t>(channels) * lanes;
-    Vector rows[lanes];
+    const float* rows[lanes];
     std::ptrdiff_t done = 0;
     int channel = 0;
-    for (; done + lanes <= all; done += lanes) {
-        if (skip == 0 || channel + lanes <= channels) {
+    while (done < all) {
+        if (done + lanes <= all && (skip == 0 || channel + lanes < channels)) {
             DISTREAL_UNROLL
             for (int i = 0; i < lanes; ++i) {
-                rows[i] = load(from + i * lanes);
+                rows[i] = from + i * lanes;
             }
             from += lanes * lanes;
             channel += lanes;
-            if (skip != 0 && channel == channels) {
-                channel = 0;
-                from += skip;
-            }
         } else {
-            DISTREAL_UNROLL
             for (int i = 0; i < lanes; ++i) {
-                rows[i] = load(from);
+                if (done + i >= all) {
+                    rows[i] = zeros;
+                    continue;
+                }
+                rows[i] = from;
                 from += lanes;
                 if (++channel == channels) {
                     channel = 0;
@@ -69,21 +78,38 @@ DISTREAL_INLINE void store_transposed(float* to, std::ptrdiff_t image_step, Vect
                 }
             }
         }
-        store_transposed(to + done, image_step, rows);
+        transpose(to + done, image_step, rows);
+        done += lanes;
     }
-    if (done < all) {
-        for (int i = 0; i < lanes; ++i) {
-            rows[i] = Vector{};
-            if (done + i < all) {
-                rows[i] = load(from);
-                from += lanes;
-                if (++channel == channels) {
-                    channel = 0;
-                    from += skip;
+}
+
+// The same for pixels of several rows, one under the other, whose channels come side by side: [pixel][row][channel].
+// Pixels outside of begin..end-1 do not exist, nor do rows that are null; rows[r] is the pixel at `begin`.
+[[gnu::noinline]] inline void transpose_columns(float* to, std::ptrdiff_t image_step, const float* const* rows,
+                                                int count, std::ptrdiff_t pixel_step, int pixels, int begin, int end,
+                                                int channels) {
+    const float* from[lanes];
+    int filled = 0;
+    for (int pixel = 0; pixel < pixels; ++pixel) {
+        const bool exists = pixel >= begin && pixel < end;
+        for (int r = 0; r < count; ++r) {
+            const float* next = exists && rows[r] != nullptr ? rows[r] + (pixel - begin) * pixel_step : zeros;
+            const int step = next == zeros ? 0 : lanes;
+            for (int c = 0; c < channels; ++c, next += step) {
+                from[filled++] = next;
+                if (filled == lanes) {
+                    transpose(to, image_step, from);
+                    to += lanes;
+                    filled = 0;
                 }
             }
         }
-        store_transposed(to + done, image_step, rows);
+    }
+    if (filled > 0) {
+        for (; filled < lanes; ++filled) {
+            from[filled] = zeros;
+        }
+        transpose(to, image_step, from);
     }
 }
 

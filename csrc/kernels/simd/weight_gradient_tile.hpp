@@ -1,6 +1,6 @@
 #pragma once
-// The innermost loops of backward-weights, once pixels lie image by image: gradients of a few outputs times the inputs
-// under the window, summed over pixels and images.
+// The innermost loops of backward-weights, once pixels lie image by image: a few numbers of every pixel times a few
+// vectors of it, summed over pixels and images. One are gradients, the other inputs.
 
 #include <cstddef>
 #include <utility>
@@ -13,66 +13,62 @@ namespace distreal::DISTREAL_SIMD {
 
 // Runs of pixels; all steps are in floats.
 struct WeightGradientTile {
-    const float* gradient;          // [run][pixel][output of the tile]
-    const float* in[most_vectors];  // what the vectors of inputs begin with: [run][pixel]
-    std::ptrdiff_t gradient_run;
-    std::ptrdiff_t in_run;
-    std::ptrdiff_t in_step;  // from the window of one pixel to the window of the next
-    std::ptrdiff_t pixels;   // of each run
-    int runs;
-    float* sums;  // [output][vector of inputs], added to
+    const float* numbers;
+    const float* vectors;
+    std::ptrdiff_t number_step;  // from one pixel to the next
+    std::ptrdiff_t vector_step;
+    std::ptrdiff_t number_run;  // from one run to the next
+    std::ptrdiff_t vector_run;
+    std::ptrdiff_t pixels;  // of each run
+    std::ptrdiff_t runs;
+    float* sums;  // [number][vector][lane], added to
 };
 
-template <int outputs, int vectors>
+template <int numbers, int vectors>
 [[gnu::noinline]] void weight_gradient_tile(const WeightGradientTile& tile) {
-    Vector sums[outputs][vectors];
+    Vector sums[numbers][vectors];
     DISTREAL_UNROLL
-    for (int o = 0; o < outputs; ++o) {
+    for (int n = 0; n < numbers; ++n) {
         DISTREAL_UNROLL
         for (int v = 0; v < vectors; ++v) {
-            sums[o][v] = load(tile.sums + (o * vectors + v) * lanes);
+            sums[n][v] = load(tile.sums + (n * vectors + v) * lanes);
         }
     }
-    const WeightGradientTile* of_run = &tile;
-    for (std::ptrdiff_t run = 0; run < tile.runs; ++run) {
-        // Read the tile anew for every run, or more addresses than there are registers are kept for the innermost loop.
-        asm volatile("" : "+r"(of_run) : : "memory");
-        const float* gradient = of_run->gradient + run * of_run->gradient_run;
-        const std::ptrdiff_t in_step = of_run->in_step;
-        std::ptrdiff_t at = run * of_run->in_run;
-        const float* in[vectors];
-        DISTREAL_UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            in[v] = of_run->in[v];
-        }
-        const std::ptrdiff_t end = at + in_step * of_run->pixels;
-        for (; at != end; at += in_step) {
+    const float* number_run = tile.numbers;
+    const float* vector_run = tile.vectors;
+    for (std::ptrdiff_t run = tile.runs; run > 0; --run) {
+        const float* number = number_run;
+        const float* vector = vector_run;
+        for (std::ptrdiff_t pixel = tile.pixels; pixel > 0; --pixel) {
             Vector x[vectors];
             DISTREAL_UNROLL
             for (int v = 0; v < vectors; ++v) {
-                x[v] = load(in[v] + at);
+                x[v] = load(vector + v * lanes);
                 pin(x[v]);
             }
-            add_products(sums, gradient, x);
-            gradient += outputs;
+            add_products(sums, number, x);
+            number += tile.number_step;
+            vector += tile.vector_step;
         }
+        number_run += tile.number_run;
+        vector_run += tile.vector_run;
     }
     DISTREAL_UNROLL
-    for (int o = 0; o < outputs; ++o) {
+    for (int n = 0; n < numbers; ++n) {
         DISTREAL_UNROLL
         for (int v = 0; v < vectors; ++v) {
-            store(tile.sums + (o * vectors + v) * lanes, sums[o][v]);
+            store(tile.sums + (n * vectors + v) * lanes, sums[n][v]);
         }
     }
 }
 
 using WeightGradientFunction = void (*)(const WeightGradientTile&);
 
-template <int outputs, int vectors>
+template <int numbers, int vectors>
 DISTREAL_INLINE constexpr WeightGradientFunction weight_gradient_function() {
-    if constexpr (outputs <= most_numbers) {
-        if constexpr (vectors <= vectors_with(outputs)) {
-            return weight_gradient_tile<outputs, vectors>;
+    if constexpr (numbers <= most_numbers) {
+        if constexpr (vectors <= vectors_with(numbers)) {
+            return weight_gradient_tile<numbers, vectors>;
         }
     }
     return nullptr;
@@ -91,8 +87,8 @@ DISTREAL_INLINE constexpr WeightGradientFunctions all_weight_gradient_functions(
 inline constexpr WeightGradientFunctions weight_gradient_functions =
     all_weight_gradient_functions(std::make_integer_sequence<int, most_numbers * most_vectors>{});
 
-DISTREAL_INLINE WeightGradientFunction weight_gradient_function(int outputs, int vectors) {
-    return weight_gradient_functions.of[(outputs - 1) * most_vectors + vectors - 1];
+DISTREAL_INLINE WeightGradientFunction weight_gradient_function(int numbers, int vectors) {
+    return weight_gradient_functions.of[(numbers - 1) * most_vectors + vectors - 1];
 }
 
 }  // namespace distreal::DISTREAL_SIMD
