@@ -33,7 +33,7 @@ def random_problem(random_networks: Any, comparing: Any, chance: Random) -> Any:
 @given(chance=chances, threads=st.integers(1, 3))
 def test_a_step_is_pytorchs_on_any_network(random_networks: Any, comparing: Any, chance: Random, threads: int) -> None:
     problem = random_problem(random_networks, comparing, chance)
-    assume(not comparing.meets_a_corner(problem))
+    assume(not comparing.is_touchy(problem))
     outcome = comparing.engine_step(problem, threads=threads)
     comparing.check_as_close_as_float32(problem, outcome)
     comparing.check_untouched(problem, outcome)
@@ -45,22 +45,22 @@ def test_the_plain_kernels_in_float64_are_pytorchs_on_any_network(
     random_networks: Any, comparing: Any, chance: Random
 ) -> None:
     problem = random_problem(random_networks, comparing, chance)
+    assume(not comparing.is_touchy(problem, corners=False))
     outcome = comparing.plain64_step(problem)
     comparing.check_same(problem, outcome, comparing.reference_step(problem), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("instruction_set", [name for name in _native.instruction_sets() if name != "plain"])
+@pytest.mark.parametrize("instruction_set", _native.instruction_sets())
 @patiently
 @given(chance=chances, threads=st.integers(1, 3))
-def test_every_instruction_set_computes_what_the_plain_kernels_do(
+def test_every_instruction_set_computes_what_pytorch_does(
     random_networks: Any, comparing: Any, instruction_set: str, chance: Random, threads: int
 ) -> None:
     problem = random_problem(random_networks, comparing, chance)
-    assume(not comparing.meets_a_corner(problem))
+    assume(not comparing.is_touchy(problem))
     outcome = comparing.native_step(problem, instruction_set, threads=threads)
-    comparing.check_as_close_as_float32(problem, outcome)
-    plain = comparing.native_step(problem, "plain")
-    comparing.check_as_close_as_float32(problem, plain)
+    # The plain kernels add up one number after the other, so that they round more often.
+    comparing.check_as_close_as_float32(problem, outcome, times=256.0 if instruction_set == "plain" else 16.0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -69,9 +69,36 @@ def test_passes_over_the_full_network_are_pytorchs(
     random_networks: Any, comparing: Any, chance: Random, threads: int
 ) -> None:
     problem = random_problem(random_networks, comparing, chance)
-    ours, theirs = Engine(problem.network, "native"), Engine(problem.network, "reference")
-    scores, expected = ours.predict(problem.images, threads=threads), theirs.predict(problem.images)
+    engine = Engine(problem.network, "native")
+    scores, expected = engine.predict(problem.images, threads=threads), comparing.predicted(problem)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5 * np.max(np.abs(expected), initial=1.0))
-    measured = ours.measure_statistics([problem.images], threads=threads)
-    for name, tensor in theirs.measure_statistics([problem.images]).items():
-        np.testing.assert_allclose(measured[name], tensor, rtol=1e-3, atol=1e-5 * np.max(np.abs(tensor)))
+    measured, (moments, cancellation) = (
+        engine._backend.batch_moments(problem.images, threads),
+        comparing.moments(problem),
+    )
+    assert list(measured) == list(moments)
+    tolerance = 1e-5 * max(10.0, cancellation)
+    for name, (mean, variance) in moments.items():
+        np.testing.assert_allclose(
+            measured[name][0], mean, rtol=0, atol=tolerance * np.max(np.abs(mean) + variance**0.5)
+        )
+        np.testing.assert_allclose(measured[name][1], variance, rtol=0, atol=tolerance * np.max(mean**2 + variance))
+
+
+@settings(max_examples=50, deadline=None)
+@given(chance=chances)
+def test_passes_of_the_plain_kernels_in_float64_are_pytorchs(
+    random_networks: Any, comparing: Any, chance: Random
+) -> None:
+    problem = random_problem(random_networks, comparing, chance)
+    engine, _, _ = comparing.plain64(problem)
+    images = comparing.plain64_images(problem)
+    expected = comparing.predicted(problem)
+    scores = np.empty_like(expected)
+    engine.predict(images, scores, 1)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-9 * np.max(np.abs(expected), initial=1.0))
+    moments, cancellation = comparing.moments(problem)
+    for (mean, variance), measured in zip(moments.values(), engine.batch_moments(images, 1), strict=True):
+        tolerance = 1e-10 * max(10.0, cancellation)
+        np.testing.assert_allclose(measured[0], mean, rtol=0, atol=tolerance * np.max(np.abs(mean) + variance**0.5))
+        np.testing.assert_allclose(measured[1], variance, rtol=0, atol=tolerance * np.max(mean**2 + variance))
