@@ -21,13 +21,9 @@ def check_needs(scenario: Scenario) -> None:
 
     That a broker is missing, the broker says itself.
     """
-    for module, extra, purpose in (
-        ("torch", "torch", "the engine that computes the training steps"),
-        ("matplotlib", "plots", "the pictures at the end"),
-    ):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(f"the demo needs {module} for {purpose}: pip install 'distreal-edge[{extra}]'")
-    # Not only found but working; and it is in the disk's cache before all boards load it at once.
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("the demo needs matplotlib for the pictures at the end: pip install 'distreal-edge[plots]'")
+    # An instruction set that the environment names and that does not run here is said now, not by every board.
     Engine(scenario.network)
     root = None if scenario.root is None else Path(scenario.root)
     load_dataset(scenario.data, root=root, split="test")

@@ -48,7 +48,7 @@ class Engine:
     backend's number of threads is a setting of the whole process.
     """
 
-    def __init__(self, network: Network, backend: str = "reference", *, seed: int | tuple[int, ...] = 0) -> None:
+    def __init__(self, network: Network, backend: str = "native", *, seed: int | tuple[int, ...] = 0) -> None:
         """Copy the network's weights; raise `ConfigError` when there is no such backend here.
 
         `backend` "native" is compiled code; "reference" computes with PyTorch, which it needs. `seed`, one number or

@@ -162,18 +162,25 @@ def test_a_state_folder_that_cannot_be_made_is_one_line(cli: Run, write: Any, tm
 
 
 @pytest.mark.parametrize("verb", ["run", "aggregate"])
-def test_without_pytorch_a_training_program_says_so_before_it_starts(
-    cli_without: Run, write: Any, verb: str, images: Path
+def test_programs_that_train_and_evaluate_need_no_pytorch(
+    cli_without: Run, write: Any, verb: str, images: Path, tmp_path: Path
 ) -> None:
     text = DEVICE.format(root=images)
     if verb == "aggregate":
         text = FEDERATION + f'image_size = 8\nclasses = 2\n[evaluation]\nname = "npz"\nroot = "{images}"\n'
-    failed(cli_without("torch", verb, "--config", write(text)), 2, "needs PyTorch, which is not installed")
-
-
-def test_an_aggregator_that_evaluates_nothing_needs_no_pytorch(cli_without: Run, write: Any, tmp_path: Path) -> None:
     with held_folder(tmp_path / "state"):  # the last thing to be looked at
-        failed(cli_without("torch", "aggregate", "--config", write(FEDERATION)), 8, "in use by another distreal-edge")
+        failed(cli_without("torch", verb, "--config", write(text)), 8, "in use by another distreal-edge")
+
+
+@pytest.mark.parametrize("verb", ["run", "aggregate"])
+def test_an_instruction_set_that_does_not_exist_is_said_before_a_program_starts(
+    cli: Run, write: Any, verb: str, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTREAL_EDGE_INSTRUCTION_SET", "abacus")
+    text = DEVICE.format(root=images)
+    if verb == "aggregate":
+        text = FEDERATION + f'image_size = 8\nclasses = 2\n[evaluation]\nname = "npz"\nroot = "{images}"\n'
+    failed(cli(verb, "--config", write(text)), 2, "abacus is not an instruction set")
 
 
 def test_images_that_do_not_fit_the_network_are_one_line(cli: Run, write: Any, images: Path) -> None:
