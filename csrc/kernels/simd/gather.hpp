@@ -17,10 +17,9 @@ struct GatherTile {
     const Tap* taps;
     const Tap* end_taps;
     std::ptrdiff_t pixel_stride;  // of what is read
-    std::ptrdiff_t ahead;
-    std::ptrdiff_t near;
-    std::ptrdiff_t channels;  // read at each pixel, times lanes
-    std::ptrdiff_t tap_step;  // of the weights
+    const float* soon;            // pixels that will be read next, to be fetched by then: one for each tap
+    std::ptrdiff_t channels;      // read at each pixel, times lanes
+    std::ptrdiff_t tap_step;      // of the weights
     const float* weights;
     const float* bias;  // of the block's outputs, as all that follows by output
     bool accumulate;
@@ -120,15 +119,6 @@ DISTREAL_INLINE void finish(const GatherTile& tile, Vector (&sums)[outputs][posi
     }
 }
 
-template <int outputs>
-DISTREAL_INLINE void prefetch_channels(const float* channels) {
-    constexpr int floats_of_line = 16;
-    DISTREAL_UNROLL
-    for (int c = 0; c < outputs * lanes; c += floats_of_line) {
-        __builtin_prefetch(channels + c, 1);
-    }
-}
-
 template <int outputs, int positions>
 [[gnu::noinline]] void gather_tile(const GatherTile& tile) {
     Vector sums[outputs][positions];
@@ -137,16 +127,6 @@ template <int outputs, int positions>
         DISTREAL_UNROLL
         for (int v = 0; v < positions; ++v) {
             sums[o][v] = Vector{};
-        }
-    }
-    DISTREAL_UNROLL
-    for (int v = 0; v < positions; ++v) {
-        prefetch_channels<outputs>(tile.to[v]);
-    }
-    if (tile.through != nullptr) {
-        DISTREAL_UNROLL
-        for (int v = 0; v < positions; ++v) {
-            prefetch_channels<outputs>(tile.y[v]);
         }
     }
     const GatherTile* of_tap = &tile;
@@ -161,10 +141,9 @@ template <int outputs, int positions>
         for (int v = 0; v < positions; ++v) {
             from[v] = of_tap->from[v] + offset;
         }
-        const std::ptrdiff_t t = tap - of_tap->taps;
-        const float* pf = of_tap->from[t < positions ? t : 0] + (t < positions ? of_tap->ahead : offset);
+        const float* const soon = of_tap->soon + (tap - of_tap->taps) * channels;
         for (std::ptrdiff_t c = 0; c != channels; c += lanes) {
-            __builtin_prefetch(pf + c);
+            __builtin_prefetch(soon + c);
             Vector x[positions];
             DISTREAL_UNROLL
             for (int v = 0; v < positions; ++v) {
@@ -242,10 +221,15 @@ struct Panel {
     PanelSums* sums;
 };
 
-DISTREAL_INLINE void gather_panel_at(const GatherTask<float>& task, const Panel& panel, GatherTile& tile,
-                                     int positions) {
+DISTREAL_INLINE void gather_panel_at(const GatherTask<float>& task, const Panel& panel, GatherTile& tile, int positions,
+                                     int furthest) {
     const int first = panel.blocks.begin(panel.first_block);
     std::ptrdiff_t begin = packed_begin(panel.blocks, panel.first_block, task.from_channels, task.gather->taps);
+    // Unless pixels are read by the next positions, these are the ones after those that are read now.
+    const std::ptrdiff_t taps = tile.end_taps - tile.taps;
+    const float* soon = tile.from[positions - 1] + (furthest + 1) * tile.pixel_stride;
+    const float* const end_soon = soon + positions * tile.pixel_stride;
+    tile.soon = soon;
     int done = 0;
     for (int b = panel.first_block; b < panel.end_block; ++b) {
         const int outputs = panel.blocks.size(b);
@@ -265,7 +249,8 @@ DISTREAL_INLINE void gather_panel_at(const GatherTask<float>& task, const Panel&
             tile.to[v] += outputs * lanes;
             tile.y[v] += outputs * lanes;
         }
-        tile.ahead = tile.near;
+        soon += taps * tile.channels;
+        tile.soon = soon < end_soon ? soon : tile.from[0];
         done += outputs;
     }
 }
@@ -278,8 +263,8 @@ DISTREAL_INLINE void gather_class(const GatherTask<float>& task, const Share& sh
     const int most = vectors_with((panel.blocks.outputs + panel.blocks.count - 1) / panel.blocks.count);
     tile.taps = of_class.taps.data();
     tile.end_taps = tile.taps + of_class.taps.size();
-    tile.near = of_class.taps.empty() ? 0 : of_class.taps.back().offset * tile.pixel_stride;
-    const std::ptrdiff_t ahead = of_class.taps.empty() ? 0 : (of_class.taps.back().offset + most) * tile.pixel_stride;
+    const int offset = of_class.taps.empty() ? 0 : of_class.taps.back().offset;
+    const int furthest = offset > 0 ? offset : 0;
     std::int64_t left = static_cast<std::int64_t>(band.end - band.begin) * (share.end_block - share.first_block);
     int block = share.first_block;
     int i = band.begin;
@@ -298,8 +283,7 @@ DISTREAL_INLINE void gather_class(const GatherTask<float>& task, const Share& sh
                 ++block;
             }
         }
-        tile.ahead = ahead;
-        gather_panel_at(task, panel, tile, group);
+        gather_panel_at(task, panel, tile, group, furthest);
         left -= group;
     }
 }

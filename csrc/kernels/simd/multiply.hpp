@@ -13,7 +13,7 @@ inline constexpr int most_numbers = registers == 32 ? 8 : 6;
 // How many vectors go with so many numbers, so that sums, vectors and numbers fill the registers without spilling.
 DISTREAL_INLINE constexpr int vectors_with(int numbers) {
     constexpr int wide[] = {0, 8, 8, 7, 6, 4, 4, 3, 3};
-    constexpr int narrow[] = {0, 8, 5, 4, 3, 2, 2};
+    constexpr int narrow[] = {0, 7, 5, 3, 3, 2, 2};
     return registers == 32 ? wide[numbers] : narrow[numbers];
 }
 

@@ -54,17 +54,25 @@ inline void pack(const Pack<float>& task, int unit) {
     const int size = blocks.size(unit);
     const int padded = padded_outputs(size);
     const std::ptrdiff_t tap_step = static_cast<std::ptrdiff_t>(task.from_channels) * padded;
-    float* const packed = task.packed + packed_begin(blocks, unit, task.from_channels, task.taps);
-    for (int o = 0; o < padded; ++o) {
-        const bool exists = o < size;
-        const std::ptrdiff_t row = exists ? task.to_index[first + o] * task.to_stride : 0;
-        const float to_scale = !exists ? 0.0F : task.to_scale == nullptr ? 1.0F : task.to_scale[first + o];
-        for (int i = 0; i < task.from_channels; ++i) {
-            const float scale = task.from_scale == nullptr ? to_scale : to_scale * task.from_scale[i];
-            const float* const weights = task.weights + row + task.from_index[i] * task.from_stride;
-            float* to = packed + static_cast<std::ptrdiff_t>(i) * padded + o;
-            for (int tap = 0; tap < task.taps; ++tap, to += tap_step) {
-                *to = weights[tap] * scale;
+    std::ptrdiff_t rows[most_numbers];
+    float scales[most_numbers];
+    for (int o = 0; o < size; ++o) {
+        rows[o] = task.to_index[first + o] * task.to_stride;
+        scales[o] = task.to_scale == nullptr ? 1.0F : task.to_scale[first + o];
+    }
+    float* to = task.packed + packed_begin(blocks, unit, task.from_channels, task.taps);
+    for (int i = 0; i < task.from_channels; ++i, to += padded) {
+        const float* const from = task.weights + task.from_index[i] * task.from_stride;
+        const float scale = task.from_scale == nullptr ? 1.0F : task.from_scale[i];
+        for (int o = 0; o < size; ++o) {
+            const float both = scales[o] * scale;
+            for (int tap = 0; tap < task.taps; ++tap) {
+                to[tap * tap_step + o] = from[rows[o] + tap] * both;
+            }
+        }
+        for (int tap = 0; size < padded && tap < task.taps; ++tap) {
+            for (int o = size; o < padded; ++o) {
+                to[tap * tap_step + o] = 0.0F;
             }
         }
     }

@@ -53,32 +53,34 @@ alignas(64) inline constexpr float zeros[lanes] = {};
                                                std::ptrdiff_t pixel_step, int pixels, int channels) {
     const std::ptrdiff_t all = static_cast<std::ptrdiff_t>(pixels) * channels;
     const std::ptrdiff_t skip = pixel_step - static_cast<std::ptrdiff_t>(channels) * lanes;
-    const float* rows[lanes];
     std::ptrdiff_t done = 0;
     int channel = 0;
     while (done < all) {
         if (done + lanes <= all && (skip == 0 || channel + lanes < channels)) {
+            const float* side_by_side[lanes];
             DISTREAL_UNROLL
             for (int i = 0; i < lanes; ++i) {
-                rows[i] = from + i * lanes;
+                side_by_side[i] = from + i * lanes;
             }
+            transpose(to + done, image_step, side_by_side);
             from += lanes * lanes;
             channel += lanes;
         } else {
+            const float* scattered[lanes];
             for (int i = 0; i < lanes; ++i) {
                 if (done + i >= all) {
-                    rows[i] = zeros;
+                    scattered[i] = zeros;
                     continue;
                 }
-                rows[i] = from;
+                scattered[i] = from;
                 from += lanes;
                 if (++channel == channels) {
                     channel = 0;
                     from += skip;
                 }
             }
+            transpose(to + done, image_step, scattered);
         }
-        transpose(to + done, image_step, rows);
         done += lanes;
     }
 }

@@ -284,8 +284,8 @@ DISTREAL_INLINE void add_rows(const WeightGradientUnit& unit, std::int64_t begin
     }
 }
 
-// Where the weights lie that belong to the floats under a row of the window, one after the other.
-struct ColumnWalk {
+// Where the weights lie that belong to the floats under a row of the window, one after the other: runs of inputs.
+struct WeightWalk {
     std::ptrdiff_t at;
     int inputs;
     int rows;
@@ -294,9 +294,11 @@ struct ColumnWalk {
     int input = 0;
     int row = 0;
 
-    DISTREAL_INLINE void next() {
-        at += all_taps;
-        if (++input == inputs) {
+    // Steps over that many floats of the run that it is in.
+    DISTREAL_INLINE void next(int floats) {
+        at += static_cast<std::ptrdiff_t>(floats) * all_taps;
+        input += floats;
+        if (input == inputs) {
             input = 0;
             at += all_columns - static_cast<std::ptrdiff_t>(inputs) * all_taps;
             if (++row == rows) {
@@ -307,48 +309,65 @@ struct ColumnWalk {
     }
 };
 
+// Spreads `count` floats over weights that are `step` apart.
+DISTREAL_INLINE void spread_out(float* to, std::ptrdiff_t step, const float* from, int count) {
+    if (step == 1) {
+        int i = 0;
+        for (; i + lanes <= count; i += lanes) {
+            store(to + i, load(from + i));
+        }
+        for (; i < count; ++i) {
+            to[i] = from[i];
+        }
+        return;
+    }
+    for (int i = 0; i < count; ++i, to += step) {
+        *to = from[i];
+    }
+}
+
+// Writes `count` floats from the one that the walk is at.
+DISTREAL_INLINE void write_inputs(float* result, WeightWalk& walk, const float* sums, int count) {
+    while (count > 0) {
+        const int left = walk.inputs - walk.input;
+        const int here = count < left ? count : left;
+        spread_out(result + walk.at, walk.all_taps, sums, here);
+        walk.next(here);
+        sums += here;
+        count -= here;
+    }
+}
+
 DISTREAL_INLINE void write_result(const WeightGradientUnit& unit, float* result) {
     const TurnedLayout& layout = unit.layout;
-    const Parts vector_blocks = vector_blocks_of(layout, unit.outputs);
+    const Parts blocks = vector_blocks_of(layout, unit.outputs);
     const int all_columns = unit.task.window->kernel[1];
     const int all_taps = unit.task.window->taps();
     const std::ptrdiff_t output_step = static_cast<std::ptrdiff_t>(unit.task.in_channels) * all_taps;
     const int numbers = number_blocks_of(layout, unit.outputs).things;
     const int floats = layout.vectors_of_in ? layout.columns : unit.outputs;
+    const std::ptrdiff_t first =
+        unit.first_output * output_step + static_cast<std::ptrdiff_t>(unit.first_input) * all_taps + unit.first_column;
     const float* sums = unit.sums;
     for (int tap_row = 0; tap_row < layout.tap_rows; ++tap_row) {
-        const ColumnWalk first{unit.first_output * output_step +
-                                   static_cast<std::ptrdiff_t>(unit.first_input) * all_taps + tap_row * all_columns +
-                                   unit.first_column,
-                               unit.inputs, layout.joined ? unit.task.window->kernel[0] : 1, all_columns, all_taps};
-        ColumnWalk of_block = first;  // sums of inputs: where the block's first float belongs
-        for (int v = 0; v < vector_blocks.count; ++v) {
-            const int begin = vector_blocks.begin(v) * lanes;
-            const int end = vector_blocks.begin(v + 1) * lanes < floats ? vector_blocks.begin(v + 1) * lanes : floats;
-            ColumnWalk column = layout.vectors_of_in ? of_block : first;
+        const WeightWalk start{first + tap_row * all_columns, unit.inputs,
+                               layout.joined ? unit.task.window->kernel[0] : 1, all_columns, all_taps};
+        WeightWalk walk = start;
+        for (int v = 0; v < blocks.count; ++v) {
+            const int begin = blocks.begin(v) * lanes;
+            const int end = blocks.begin(v + 1) * lanes < floats ? blocks.begin(v + 1) * lanes : floats;
+            WeightWalk after = walk;
             for (int n = 0; n < numbers; ++n) {
                 if (layout.vectors_of_in) {
-                    column = of_block;
-                    column.at += n * output_step;
+                    after = walk;
+                    write_inputs(result + n * output_step, after, sums, end - begin);
+                } else {
+                    spread_out(result + walk.at + begin * output_step, output_step, sums, end - begin);
+                    walk.next(1);
                 }
-                for (int i = 0; i < end - begin; ++i) {
-                    if (layout.vectors_of_in) {
-                        result[column.at] = sums[i];
-                        column.next();
-                    } else {
-                        result[column.at + (begin + i) * output_step] = sums[i];
-                    }
-                }
-                if (!layout.vectors_of_in) {
-                    column.next();
-                }
-                sums += vector_blocks.size(v) * lanes;
+                sums += blocks.size(v) * lanes;
             }
-            if (layout.vectors_of_in) {
-                for (int i = begin; i < end; ++i) {
-                    of_block.next();
-                }
-            }
+            walk = layout.vectors_of_in ? after : start;
         }
     }
 }
