@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class Plan:
     ) -> None: ...
     def step_bytes(self, kept: NDArray[np.bool_], batch: int) -> int: ...
 
-Tensors = Sequence[tuple[NDArray[np.float32], ...]]
+Tensors: TypeAlias = Sequence[tuple[NDArray[np.float32], ...]]
 
 class Engine:
     def __init__(self, plan: Plan, weights: Tensors, momentum: Tensors, instruction_set: str = "") -> None: ...
@@ -68,7 +69,7 @@ class Engine:
         self, images: NDArray[np.uint8] | NDArray[np.float32], threads: int
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
 
-Tensors64 = Sequence[tuple[NDArray[np.float64], ...]]
+Tensors64: TypeAlias = Sequence[tuple[NDArray[np.float64], ...]]
 
 class PlainEngine64:
     def __init__(self, plan: Plan, weights: Tensors64, momentum: Tensors64) -> None: ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from distreal_edge.errors import ConfigError
 from distreal_edge.network.operations import Conv2d, Linear
 
 if TYPE_CHECKING:
@@ -53,4 +54,8 @@ def _operation_macs(plan: Plan, operation: Operation, kept: NDArray[np.bool_]) -
 def _peak_bytes(plan: Plan, kept: NDArray[np.bool_], batch: int) -> int:
     weights = sum(prod(shape) for shape in plan.tensors.values())
     momentum = sum(prod(parameter.shape) for parameter in plan.parameters.values())
-    return plan.native.step_bytes(kept, batch) + _FLOAT_BYTES * (weights + momentum)
+    try:
+        arena = plan.native.step_bytes(kept, batch)
+    except ValueError as error:  # the environment asks for an instruction set that does not run here
+        raise ConfigError(str(error)) from None
+    return arena + _FLOAT_BYTES * (weights + momentum)

@@ -183,7 +183,9 @@ def test_a_missing_package_is_an_error_before_anything_starts(
     import importlib.util  # noqa: PLC0415
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else find(name, *rest)
+    )
     with pytest.raises(ConfigError, match=r"needs matplotlib .* pip install 'distreal-edge\[plots\]'"):
         run_demo(small, tmp_path / "report", Console())
     assert not (tmp_path / "report").exists()

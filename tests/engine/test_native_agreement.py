@@ -9,7 +9,7 @@ import pytest
 
 from distreal_edge import Engine, zoo
 
-# Rounding differences double every few steps, in float32 PyTorch against float64 as here: so losses are compared as means.
+# Rounding differences double every few steps, in PyTorch's float32 against its float64 as here: so means are compared.
 STEPS, WINDOW, BATCH = 200, 100, 32
 # As small as they get: what is compared is arithmetic. benchmarks/agreement.py does the same at full size.
 NETWORKS: dict[str, dict[str, Any]] = {
