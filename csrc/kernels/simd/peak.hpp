@@ -21,8 +21,10 @@ inline float run_peak(long iterations) {
     for (long iteration = 0; iteration < iterations; ++iteration) {
 #pragma GCC unroll 12
         for (int chain = 0; chain < peak_chains; ++chain) {
-            sums[chain] = multiply_add(sums[chain], factor, addend);
+            // The sum is what is added to: ARM's instruction overwrites that, and GCC would copy anything else first.
+            sums[chain] = multiply_add(factor, addend, sums[chain]);
         }
+        pin(factor);  // or the product would be the same every time, and computed once
     }
     Vector sum = sums[0];
     for (int chain = 1; chain < peak_chains; ++chain) {
