@@ -126,9 +126,25 @@ DISTREAL_INLINE std::int64_t product_cost(int numbers, int vectors) {
     return static_cast<std::int64_t>(number_blocks.count) * vector_blocks.count * (busy > 8 ? busy : 8);
 }
 
-// Chooses what costs least: `joined` fills vectors better, but turns every row around once for every row of the window.
-DISTREAL_INLINE void choose_form(TurnedLayout& layout, int rows, int columns, int outputs, int inputs) {
+// Outputs that a tap makes, about, in all images of a vector that a unit works on.
+DISTREAL_INLINE std::int64_t pixels_of_unit(const WeightGradientTask<float>& task, const RowShape& shape) {
+    std::int64_t rows = 0;
+    for (int row = 0; row < task.window->kernel[0] && shape.column >= 0; ++row) {
+        const auto runs = static_cast<std::int64_t>(runs_of(task, row, shape.column).size());
+        rows = runs > rows ? runs : rows;
+    }
+    const std::int64_t pixels = rows * shape.outs * task.blocks / task.parts;
+    return pixels > 0 ? pixels : 1;
+}
+
+// Chooses what costs least: `joined` fills vectors better, but turns every row around once for every row of the window;
+// sums that are vectors of outputs belong to weights that lie far apart.
+DISTREAL_INLINE void choose_form(TurnedLayout& layout, int rows, int columns, int outputs, int inputs,
+                                 std::int64_t pixels) {
     constexpr std::int64_t turn_cost = 10;  // of a vector, in the units of product_cost
+    constexpr std::int64_t near_write_cost = 1;
+    constexpr std::int64_t far_write_cost = 6;
+    const std::int64_t weights = static_cast<std::int64_t>(rows) * columns * outputs * inputs;
     std::int64_t least = INT64_MAX;
     for (int form = 0; form < 4; ++form) {
         const bool joined = form % 2 == 1;
@@ -139,7 +155,8 @@ DISTREAL_INLINE void choose_form(TurnedLayout& layout, int rows, int columns, in
         const int floats = columns * inputs * (joined ? rows : 1);
         const std::int64_t products =
             vectors_of_in ? product_cost(outputs, vectors_of(floats)) : product_cost(floats, vectors_of(outputs));
-        const std::int64_t cost = products * lanes * (joined ? 1 : rows) + turn_cost * inputs * (joined ? rows : 1);
+        const std::int64_t of_pixel = products * lanes * (joined ? 1 : rows) + turn_cost * inputs * (joined ? rows : 1);
+        const std::int64_t cost = of_pixel * pixels + weights * (vectors_of_in ? near_write_cost : far_write_cost);
         if (cost < least) {
             least = cost;
             layout.joined = joined;
@@ -152,7 +169,7 @@ DISTREAL_INLINE TurnedLayout layout_of(const WeightGradientTask<float>& task, co
                                        int outputs, int inputs) {
     const int rows = task.window->kernel[0];
     TurnedLayout layout{};
-    choose_form(layout, rows, columns, outputs, inputs);
+    choose_form(layout, rows, columns, outputs, inputs, pixels_of_unit(task, shape));
     layout.tap_rows = layout.joined ? 1 : rows;
     layout.segment = shape.outs < segment_pixels ? shape.outs : segment_pixels;
     layout.batch = layout.tap_rows > 1 || shape.outs <= 0 || shape.outs > batch_pixels ? 1 : batch_pixels / shape.outs;
