@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge import _native
-from distreal_edge.errors import ConfigError
-from distreal_edge.network.native_plan import by_operation
+from distreal_edge.errors import ConfigError, DataError
+from distreal_edge.network.native_plan import MAXIMUM_BATCH, by_operation
 from distreal_edge.network.operations import BatchNorm, Dropout
 from distreal_edge.network.preprocessing import draw_augmentation
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["NativeBackend"]
 
 _log = logging.getLogger(__name__)
+_MOST_THREADS = 256
+"""More help no step, and each takes memory."""
 
 
 class NativeBackend:
@@ -72,6 +74,7 @@ class NativeBackend:
         threads: int,
     ) -> float:
         """Train the survivors on one mini-batch; return the mean loss before the update."""
+        _check_count(images)
         kept = subset.mask(self._plan.sizes)
         with self._turn:
             before = rng.bit_generator.state
@@ -88,7 +91,7 @@ class NativeBackend:
                         lr=lr,
                         momentum=momentum,
                         weight_decay=weight_decay,
-                        threads=threads,
+                        threads=min(threads, _MOST_THREADS),
                     )
             except ConfigError:
                 rng.bit_generator.state = before  # a call that is refused draws nothing
@@ -98,14 +101,16 @@ class NativeBackend:
         """Return the full network's class scores `[N, classes]`."""
         scores = np.empty((len(images), self._plan.classes), dtype=np.float32)
         with self._turn, _memory_for(f"a pass over {len(images)} images", "give fewer at a time"):
-            self._engine.predict(_plain(images), scores, threads)
+            self._engine.predict(_plain(images), scores, min(threads, _MOST_THREADS))
         return scores
 
     def batch_moments(self, images: Images, threads: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return mean and biased variance per channel of what every batch norm of the full network sees."""
+        _check_count(images)
         names = [operation.name for operation in self._plan.operations if isinstance(operation, BatchNorm)]
         with self._turn, _memory_for(f"a pass over {len(images)} images", "give fewer at a time"):
-            return dict(zip(names, self._engine.batch_moments(_plain(images), threads), strict=True))
+            moments = self._engine.batch_moments(_plain(images), min(threads, _MOST_THREADS))
+        return dict(zip(names, moments, strict=True))
 
     def _dropout_draws(
         self, kept: NDArray[np.bool_], count: int, rng: np.random.Generator
@@ -117,6 +122,12 @@ class NativeBackend:
                 shape = (count, survivors, *self._plan.shapes[operation.name][1:])
                 draws.append(rng.random(shape, dtype=np.float32))
         return draws
+
+
+def _check_count(images: Images) -> None:
+    if len(images) > MAXIMUM_BATCH:
+        message = f"images: {len(images)} are more than the {MAXIMUM_BATCH} that go together; give fewer at a time"
+        raise DataError(message)
 
 
 def _plain(images: Images) -> Images:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from distreal_edge.network.operations import Operation, Shape
     from distreal_edge.network.plan import Plan
 
-__all__ = ["by_operation", "lower_plan"]
+__all__ = ["MAXIMUM_BATCH", "by_operation", "lower_plan"]
+
+MAXIMUM_BATCH = 2**20
+"""Images of one mini-batch."""
 
 _TENSORS = ("weight", "bias", "running_mean", "running_var")
 _SETTINGS = frozenset(

@@ -12,6 +12,7 @@ from distreal_edge.errors import NetworkError
 from distreal_edge.network.cost import Cost, step_cost
 from distreal_edge.network.file import MAXIMUM_FILE_BYTES, check_weights, decode_network, encode_network
 from distreal_edge.network.initialise import initial_weights
+from distreal_edge.network.native_plan import MAXIMUM_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,5 +133,8 @@ class Network:
             dropped = draw_subset(sizes, filter_counts(dropped, sizes), np.random.default_rng(0), "ordered")
         if batch < 1:
             message = f"a batch has at least one image, got {batch}"
+            raise NetworkError(message)
+        if batch > MAXIMUM_BATCH:
+            message = f"a batch has at most {MAXIMUM_BATCH} images, got {batch}"
             raise NetworkError(message)
         return step_cost(self.plan, dropped.mask(sizes), batch)

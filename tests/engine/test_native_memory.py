@@ -12,7 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from distreal_edge import Engine, zoo
+from distreal_edge import Engine, Network, PlanBuilder, Subset, zoo
+from distreal_edge.errors import DataError
 
 # Programs for processes of their own, where memory is counted or runs out.
 START = """
@@ -90,6 +91,23 @@ def test_a_batch_that_does_not_fit_into_memory_is_an_error_that_changes_nothing(
     assert said[3] == said[0]
     assert same_loss
     assert same_weights
+
+
+def test_more_images_than_go_together_are_refused() -> None:
+    builder = PlanBuilder((1, 1, 1))
+    network = Network.initialise(builder.finish(builder.linear("fc", builder.flatten(builder.input), 2)))
+    engine = Engine(network, "native")
+    images = np.zeros((2**20 + 1, 1, 1, 1), np.uint8)
+    with pytest.raises(DataError, match="1048577 are more than the 1048576 that go together; give fewer at a time"):
+        engine.step(images, np.zeros(len(images), np.int64), Subset(()), lr=0.1)
+    assert engine.predict(images).shape == (2**20 + 1, 2)  # a few at a time anyway
+
+
+def test_more_threads_than_anybody_has_are_as_good_as_many(draw_batch: Any) -> None:
+    network = zoo.resnet8(image_size=8)
+    images, labels = draw_batch(network.plan, 8, 0)
+    full = Subset.full(network.plan.sizes)
+    assert np.isfinite(Engine(network, "native").step(images, labels, full, lr=0.1, threads=10**12))
 
 
 def test_memory_does_not_grow_from_step_to_step(draw_batch: Any, draw_subset: Any) -> None:

@@ -122,5 +122,7 @@ def test_cost_refuses_what_does_not_fit_the_network() -> None:
         network.cost((0.0,))
     with pytest.raises(NetworkError, match="a batch has at least one image, got 0"):
         network.cost((0.0, 0.0), batch=0)
+    with pytest.raises(NetworkError, match="a batch has at most 1048576 images, got 10000000000"):
+        network.cost((0.0, 0.0), batch=10**10)
     with pytest.raises(DataError, match=r"within 0\.\.3"):
         network.cost(Subset((np.arange(8), np.arange(5))))
