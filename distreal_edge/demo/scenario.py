@@ -60,7 +60,7 @@ class Scenario:
     data: str = "fashion-mnist"
     root: str | None = None
     alpha: float = 0.5
-    core_speed: float = 0.13
+    core_speed: float = 0.06
     upload_s: float = UPLOAD_S
     target_accuracy: float = TARGET_ACCURACY
 

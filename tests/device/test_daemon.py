@@ -504,7 +504,9 @@ def hostile_rounds(
     other_table = uniform_table(other, batch=8, rows=2).to_bytes()
     garbage = b"\x08" + b"\0" * 7 + b"no model"
     model = wide.to_bytes()
-    overflowing = Network(wide.plan, wide.weights | {"head.bias": np.array([0, 1e38, 0], np.float32)}).to_bytes()
+    overflowing = Network(
+        wide.plan, wide.weights | {"head.weight": np.full_like(wide.weights["head.weight"], 3e38)}
+    ).to_bytes()
     never_comes = BlobReference("e" * 64, 2**30, 4096)
     not_its_digest = BlobReference("d" * 64, len(model), 2)
     return [
@@ -647,7 +649,8 @@ def test_sigterm_in_the_middle_of_a_mini_batch_ends_the_process_cleanly(
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["lock", "spool"]
-    assert list((tmp_path / "state" / "spool").iterdir()) == []
+    # What was trained may have become an update by then; a half-written one has not.
+    assert all(path.suffix == ".update" for path in (tmp_path / "state" / "spool").iterdir())
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from distreal_edge import _native
 
 VARIABLE = "DISTREAL_EDGE_INSTRUCTION_SET"
-EVERY_SET = ("avx512vl", "avx2", "neon", "plain")
+EVERY_SET = ("avx512", "avx512vl", "avx2", "neon", "plain")
 
 # Our names, and what /proc/cpuinfo calls the same things.
 FLAGS = {
@@ -68,8 +68,8 @@ def test_features_agree_with_proc_cpuinfo() -> None:
 def test_the_best_set_that_runs_here_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     features = _native.cpu_features()
-    if all(features.get(name) for name in ("avx512f", "avx512vl", "avx2", "fma")):
-        expected = "avx512vl"
+    if all(features.get(name) for name in ("avx512f", "avx512vl", "avx512dq", "avx2", "fma")):
+        expected = "avx512"
     elif all(features.get(name) for name in ("avx2", "fma")):
         expected = "avx2"
     else:
