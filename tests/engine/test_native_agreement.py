@@ -41,5 +41,4 @@ def test_losses_of_200_steps_over_random_subsets_are_the_references(name: str) -
     ours, theirs = (np.reshape(seen, (-1, WINDOW)).mean(axis=1) for seen in losses)
     np.testing.assert_allclose(ours, theirs, rtol=0.01)
     np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=1e-5)
-    assert theirs[-1] < theirs[0]
     assert not np.array_equal(*losses)
