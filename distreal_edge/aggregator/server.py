@@ -79,7 +79,7 @@ class Aggregator:
         latter devices measure them. Raises what `HeldOut.check` and `Table.check_network` raise, and `ConfigError`
         when nobody would measure the statistics.
         """
-        table.check_network(network.digest, network.plan.sizes)
+        table.check_network(network.structure, network.plan.sizes)
         # Whether the statistics of a model are known as soon as the model is.
         self._measured_here = not self.needs_closing_measurement(network, calibration)
         if not self._measured_here and lesson.statistics_images == 0:

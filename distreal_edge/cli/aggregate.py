@@ -123,7 +123,7 @@ def build_table(choice: TableChoice, network: Network, batch: int) -> Table:
 
     if choice.file is not None:
         table = Table.load(Path(choice.file).expanduser())
-        table.check_network(network.digest, network.plan.sizes)
+        table.check_network(network.structure, network.plan.sizes)
         return table
     return uniform_table(network, draw=choice.draw, batch=batch, rows=choice.rows, keep_streams=choice.keep_streams)
 

@@ -92,7 +92,7 @@ class Worker:
         check_policy(manifest.draw)
         network = Network.from_bytes(model, "the round's model")
         rows = Table.from_bytes(table, "the round's table")
-        rows.check_network(network.digest, network.plan.sizes)
+        rows.check_network(network.structure, network.plan.sizes)
         speed = self._speed(manifest, network, rows)
         uid = secrets.token_hex(16)
         update = train_round(

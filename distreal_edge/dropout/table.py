@@ -48,7 +48,7 @@ class _Schema(msgspec.Struct, frozen=True):
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The rows a device chooses from: cheapest first, the full network last, cost and score rising together.
 
-    A table belongs to one plan (`network`, the plan's digest, and `sizes`, the filters of each group), one draw
+    A table belongs to one plan (`network`, its `structure`, and `sizes`, the filters of each group), one draw
     policy and one kind of data (`data`, free text); `origin` says how it was filled.
     """
 
@@ -124,11 +124,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except OSError as error:
             raise TableError(f"{path}: cannot write the table: {error.strerror}") from None
 
-    def check_network(self, digest: str, sizes: Sequence[int]) -> None:
-        """Raise `TableError` unless this table was made for the plan with this digest and these group sizes."""
-        if self.network != digest or self.sizes != tuple(sizes):
+    def check_network(self, structure: str, sizes: Sequence[int]) -> None:
+        """Raise `TableError` unless this table was made for the plan with this structure and these group sizes."""
+        if self.network != structure or self.sizes != tuple(sizes):
             message = (
-                f"the table belongs to the network {self.network[:12]}, not to {digest[:12]}; "
+                f"the table belongs to the network {self.network[:12]}, not to {structure[:12]}; "
                 "fill a table for this network"
             )
             raise TableError(message)

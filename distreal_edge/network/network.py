@@ -100,8 +100,13 @@ class Network:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the plan: what a table belongs to, whatever the weights."""
+        """The SHA-256 of the plan, whatever the weights."""
         return self.plan.digest
+
+    @property
+    def structure(self) -> str:
+        """The SHA-256 of the plan without its preprocessing: what a table belongs to."""
+        return self.plan.structure
 
     @property
     def groups(self) -> tuple[FilterGroup, ...]:

@@ -219,14 +219,25 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of the plan in its canonical form: what a table belongs to."""
-        document = {
-            "input_shape": self.input_shape,
-            "operations": self.operations,
-            "preprocessing": self.preprocessing,
-            "rescale": self.rescale,
-        }
-        return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+        """The SHA-256 of the plan in its canonical form."""
+        return _sha256(self._structure | {"preprocessing": self.preprocessing})
+
+    @cached_property
+    def structure(self) -> str:
+        """The SHA-256 of the plan without its preprocessing: what a table belongs to.
+
+        How images are normalised and augmented changes neither the filter groups nor what a row costs, so that a table
+        found with one preprocessing serves the same network with another.
+        """
+        return _sha256(self._structure)
+
+    @property
+    def _structure(self) -> dict[str, object]:
+        return {"input_shape": self.input_shape, "operations": self.operations, "rescale": self.rescale}
+
+
+def _sha256(document: dict[str, object]) -> str:
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
 class _Fields(msgspec.Struct, frozen=True):

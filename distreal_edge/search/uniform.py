@@ -74,4 +74,4 @@ def uniform_table(
         for step in sorted(steps, reverse=True)
     ]
     origin = "uniform, streams kept" if kept else "uniform"
-    return Table(SCHEMA_VERSION, network.digest, sizes, draw, data, origin, batch, tuple(found))
+    return Table(SCHEMA_VERSION, network.structure, sizes, draw, data, origin, batch, tuple(found))

@@ -34,7 +34,7 @@ def test_the_pages_table_is_a_table() -> None:
     value = builder.flatten(builder.global_avg_pool(builder.relu(builder.batch_norm("bn", value))))
     preprocessing = de.Preprocessing(mean=(0.286,), std=(0.353,), crop_padding=2, horizontal_flip=True)
     plan = builder.finish(builder.linear("fc", value, 10), preprocessing=preprocessing)
-    table.check_network(plan.digest, plan.sizes)
+    table.check_network(plan.structure, plan.sizes)
     network = de.Network.initialise(plan)
     assert [network.cost(row.vector).macs for row in table.rows] == [row.macs for row in table.rows]
     for field in (*json.loads(text), *json.loads(text)["rows"][0]):

@@ -98,6 +98,14 @@ def test_the_digest_is_the_documented_one_of_the_canonical_json() -> None:
     }
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     assert plan.digest == hashlib.sha256(canonical).hexdigest()
+    del document["preprocessing"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    assert plan.structure == hashlib.sha256(canonical).hexdigest()
+
+
+def test_the_structure_follows_what_is_computed_and_not_how_images_are_prepared() -> None:
+    assert _small().structure != _small(rescale=True).structure
+    assert _small().structure == _small(preprocessing=Preprocessing(horizontal_flip=True)).structure
 
 
 def test_the_digest_follows_the_plan_and_not_the_weights() -> None:

@@ -35,7 +35,7 @@ def test_a_uniform_table_has_one_rate_per_row_and_ends_with_the_full_network() -
     assert all(len(set(row.vector)) == 1 for row in table.rows)
     assert table.rows[-1].vector == (0.0, 0.0, 0.0)
     assert (table.draw, table.data, table.batch, table.origin) == ("random", "cifar10", 16, "uniform")
-    table.check_network(network.digest, network.plan.sizes)
+    table.check_network(network.structure, network.plan.sizes)
     assert Table.from_bytes(table.to_bytes()) == table
 
 
