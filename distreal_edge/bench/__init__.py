@@ -1,9 +1,10 @@
-"""Problems to time, the machine they are timed on, and the figures."""
+"""Problems to time, the machine they are timed on, the figures, and the profiles of tables."""
 
 from __future__ import annotations
 
 from distreal_edge.bench.machine import Machine, State, cool_down, describe_machine, read_state
 from distreal_edge.bench.problems import DIRECTIONS, Convolution, Problem, Step, kept_channels, parse_problem
+from distreal_edge.bench.profile import Sensors, measure_profile
 from distreal_edge.bench.run import (
     ConvolutionResult,
     Figures,
@@ -23,6 +24,7 @@ __all__ = [
     "Figures",
     "Machine",
     "Problem",
+    "Sensors",
     "State",
     "Step",
     "StepResult",
@@ -31,6 +33,7 @@ __all__ = [
     "cool_down",
     "describe_machine",
     "kept_channels",
+    "measure_profile",
     "parse_problem",
     "prepare_step",
     "read_state",

@@ -17,6 +17,7 @@ _VERBS = {
     "bench": "distreal_edge.cli.bench",
     "check-config": "distreal_edge.cli.check_config",
     "demo": "distreal_edge.cli.demo",
+    "profile": "distreal_edge.cli.profile",
     "run": "distreal_edge.cli.run",
     "version": "distreal_edge.cli.version",
 }

@@ -66,6 +66,14 @@ class Engine:
         return self._backend.instruction_set
 
     @property
+    def arena_bytes(self) -> int | None:
+        """The bytes that the native backend holds beside weights and momentum: the most of all steps and passes so far.
+
+        None where PyTorch allocates.
+        """
+        return self._backend.arena_bytes
+
+    @property
     def weights(self) -> Mapping[str, NDArray[np.float32]]:
         """The engine's own arrays by PyTorch's names, trainable tensors and batch-norm statistics alike.
 

@@ -56,6 +56,11 @@ class NativeBackend:
         _announce(self._engine.instruction_set)
         self._turn = threading.Lock()  # native code lets other Python threads run, and has one arena for each engine
 
+    @property
+    def arena_bytes(self) -> int | None:
+        """How many bytes the largest step or pass so far has needed, weights and momentum aside."""
+        return self._engine.arena_bytes
+
     def reset_momentum(self) -> None:
         """Set the momentum of every element to zero."""
         for momentum in self.momentum.values():

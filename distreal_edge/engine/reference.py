@@ -26,6 +26,7 @@ class ReferenceBackend:
     """Run a plan on PyTorch; the arrays of `weights` are shared, not copied, and change with every step."""
 
     instruction_set: str | None = None  # PyTorch's own choice
+    arena_bytes: int | None = None  # PyTorch's own allocations
 
     def __init__(self, plan: Plan, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Prepare an executor; raise `ConfigError` where PyTorch is missing."""
