@@ -19,6 +19,7 @@ _VERBS = {
     "demo": "distreal_edge.cli.demo",
     "profile": "distreal_edge.cli.profile",
     "run": "distreal_edge.cli.run",
+    "search": "distreal_edge.cli.search",
     "version": "distreal_edge.cli.version",
 }
 

@@ -17,7 +17,7 @@ from distreal_edge.dropout.profile import (
 )
 from distreal_edge.dropout.subset import Subset
 from distreal_edge.dropout.table import MAXIMUM_ROWS, MAXIMUM_TABLE_BYTES, SCHEMA_VERSION, Row, Table
-from distreal_edge.dropout.vectors import Vector, check_vector, filter_counts, uniform_vector
+from distreal_edge.dropout.vectors import Vector, check_vector, counts_vector, filter_counts, uniform_vector
 
 __all__ = [
     "DRAW_POLICIES",
@@ -37,6 +37,7 @@ __all__ = [
     "Vector",
     "check_policy",
     "check_vector",
+    "counts_vector",
     "draw_subset",
     "filter_counts",
     "profile_path",

@@ -1,4 +1,7 @@
-"""Filling tables with dropout vectors: for now at uniform rates, which need no search."""
+"""The design space exploration: Pareto-optimal dropout vectors in cost and convergence speed, and tables of them.
+
+Tables at uniform rates need no search and no Optuna; what searches is imported from its own modules.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,143 @@
+"""From evaluations to rows: which vectors to start from, which to confirm, and which of those a table holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from distreal_edge.dropout import SCHEMA_VERSION, Row, Table, counts_vector
+from distreal_edge.search.families import FAMILIES, fit_family
+from distreal_edge.search.front import pareto_front
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from distreal_edge.network import Network
+    from distreal_edge.search.study import Confirmation, Evaluation
+
+__all__ = ["Confirmed", "choose_candidates", "confirmed_vectors", "estimated_scores", "seed_vectors", "table_of"]
+
+_SEEDS_PER_FAMILY: Final = 8
+_FEATURES: Final = 4
+
+Counts = tuple[int, ...]
+
+
+def seed_vectors(network: Network, cheapest: float) -> list[tuple[str, Counts]]:
+    """Return what NSGA-II starts from, each with its family: every family, from the cheapest share to the full network.
+
+    Shares are of the MACs and rise by the same factor; the full network comes first.
+    """
+    seeds = [("full", network.plan.sizes)]
+    for number in range(_SEEDS_PER_FAMILY):
+        share = cheapest ** ((number + 1) / _SEEDS_PER_FAMILY)
+        seeds += [(family, fit_family(network, family, share)) for family in FAMILIES]
+    return list({counts: (origin, counts) for origin, counts in reversed(seeds)}.values())[::-1]
+
+
+def choose_candidates(evaluations: Sequence[Evaluation], number: int, cheapest: float) -> list[Counts]:
+    """Return about `number` vectors to confirm: the best of each band of costs, and the full network.
+
+    Bands are of equal width in log2(cost) from `cheapest` to 1. A band whose best vector is worse than a cheaper one's
+    gives its place to the next best vectors of the front, so that noise in one band costs no row.
+    """
+    chosen: dict[Counts, None] = {}
+    best: dict[int, Evaluation] = {}
+    for evaluation in evaluations:
+        if evaluation.cost >= 1.0:
+            continue
+        band = min(number - 1, int(number * (1.0 - log2(max(evaluation.cost, cheapest)) / log2(cheapest))))
+        if band not in best or evaluation.loss < best[band].loss:
+            best[band] = evaluation
+    bands = [best[band] for band in sorted(best)]
+    for position in pareto_front([(evaluation.cost, -evaluation.loss) for evaluation in bands]):
+        chosen[bands[position].counts] = None
+    front = pareto_front([(evaluation.cost, -evaluation.loss) for evaluation in evaluations])
+    for position in sorted(front, key=lambda position: evaluations[position].loss):
+        if len(chosen) >= number:
+            break
+        if evaluations[position].cost < 1.0:
+            chosen[evaluations[position].counts] = None
+    chosen.update({evaluation.counts: None for evaluation in evaluations if evaluation.cost >= 1.0})
+    return list(chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A vector's confirmation, over snapshots and seeds in their order, in nats.
+
+    `falls`: by how much the full network's loss is lower than if nothing had been trained; `own_losses`: the training
+    losses of the vector's mini-batches.
+    """
+
+    falls: tuple[float, ...]
+    own_losses: tuple[float, ...]
+
+
+def confirmed_vectors(confirmations: Sequence[Confirmation]) -> dict[Counts, Confirmed]:
+    """Return every confirmed vector; those that miss one of the snapshots and seeds are left out."""
+    found: dict[Counts, dict[tuple[int, int], Confirmation]] = {}
+    for one in confirmations:
+        found.setdefault(one.task.counts, {})[one.task.snapshot, one.task.seed] = one
+    nothing = found.pop((), {})
+    keys = sorted(nothing)
+    return {
+        counts: Confirmed(
+            tuple(nothing[key].loss - own[key].loss for key in keys), tuple(own[key].own_loss for key in keys)
+        )
+        for counts, own in found.items()
+        if own.keys() >= nothing.keys()
+    }
+
+
+def estimated_scores(confirmed: Mapping[Counts, Confirmed], costs: Mapping[Counts, float]) -> dict[Counts, float]:
+    """Return each vector's score: its mean fall of the full network's loss, with the noise taken out as far as it goes.
+
+    The fall is noisy; the loss of the vector's own mini-batches hardly is, and goes with it. So the fall is predicted
+    from that loss and from the cost, by least squares over all vectors, and each measured fall is drawn towards its
+    prediction: all the way when noise explains the distance, not at all when the distances are far beyond noise
+    (empirical Bayes). `costs` are shares of the full network's.
+    """
+    order = list(confirmed)
+    falls = np.array([confirmed[counts].falls for counts in order])  # vector, snapshot and seed
+    measured = falls.mean(axis=1)
+    if falls.shape[1] < 2 or len(order) <= 2 * _FEATURES:
+        return dict(zip(order, measured.tolist(), strict=True))
+    own = np.array([np.mean(confirmed[counts].own_losses) for counts in order])
+    width = np.array([log2(costs[counts]) for counts in order])
+    features = np.stack([np.ones(len(order)), own, width, own * width], axis=1)
+    weights, *_ = np.linalg.lstsq(features, measured, rcond=None)
+    predicted = features @ weights
+    # What a snapshot and seed does to all vectors alike is no noise between them.
+    apart = falls - falls.mean(axis=0) - (measured - measured.mean())[:, None]
+    freedom = (falls.shape[0] - 1) * (falls.shape[1] - 1)
+    noise = float((apart**2).sum()) / freedom / falls.shape[1]
+    distance = float(((measured - predicted) ** 2).sum()) / (len(order) - _FEATURES)
+    believed = max(0.0, 1.0 - noise / distance) if distance > 0.0 else 0.0
+    return dict(zip(order, (predicted + believed * (measured - predicted)).tolist(), strict=True))
+
+
+def table_of(
+    network: Network, scores: Mapping[Counts, float], *, draw: str, data: str, origin: str, batch: int, rows: int
+) -> Table:
+    """Return the table of the best of these vectors: no row is beaten, and the full network is last whatever it scored.
+
+    A full network that another row beats stands last all the same, because it alone trains every filter: it gets the
+    smallest score above. Of more than `rows` rows those go that are closest to their neighbours in log2(cost).
+    """
+    sizes = network.plan.sizes
+    points = [(counts, network.cost(counts_vector(counts, sizes), batch), score) for counts, score in scores.items()]
+    narrower = [point for point in points if point[0] != sizes]
+    front = [narrower[position] for position in pareto_front([(cost.macs, score) for _, cost, score in narrower])]
+    while len(front) > rows - 1:
+        places = [log2(cost.macs) for _, cost, _ in front]
+        gaps = [after - before for before, after in zip(places, places[2:], strict=False)]
+        del front[1 + min(range(len(gaps)), key=gaps.__getitem__)]
+    full = network.cost(counts_vector(sizes, sizes), batch)
+    last = max(scores.get(sizes, 0.0), front[-1][2] + 1e-6 if front else 0.0)
+    found = [Row(counts_vector(counts, sizes), cost.macs, cost.peak_bytes, score) for counts, cost, score in front]
+    found.append(Row(counts_vector(sizes, sizes), full.macs, full.peak_bytes, last))
+    return Table(SCHEMA_VERSION, network.structure, sizes, draw, data, origin, batch, tuple(found))

@@ -1,0 +1,218 @@
+"""One command's part in a search: snapshots, screening, confirmation, and the table that comes of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING, Final, Literal
+
+from distreal_edge.errors import StateError
+from distreal_edge.search.choice import choose_candidates, seed_vectors
+from distreal_edge.search.cost import CostOf
+from distreal_edge.search.families import fit_family
+from distreal_edge.search.front import hypervolume
+from distreal_edge.search.speed import take_snapshots
+from distreal_edge.search.study import Task
+from distreal_edge.search.worker import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from distreal_edge.network import Network
+    from distreal_edge.search.settings import SearchSettings
+    from distreal_edge.search.speed import HeldIn
+    from distreal_edge.search.study import Evaluation, SearchStudy
+    from distreal_edge.search.worker import Job
+
+__all__ = ["Progress", "run_search", "screening_hypervolume", "uniform_counts"]
+
+Counts = tuple[int, ...]
+
+_SCREENING_SHARE: Final = 0.5
+"""Of the budget; the rest confirms."""
+_UNIFORM_SHARES: Final = 8
+_FEWEST_CANDIDATES: Final = 20
+_FORWARD_SHARE: Final = 0.4
+"""What a pass over images without training takes, of what training on them takes."""
+_POLL_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a search is: `done` of `total` (mini-batches, seconds of screening, or tasks), and the vectors so far.
+
+    `hypervolume` is that of the screening, in nats: see `screening_hypervolume`. `left_s` is None while nobody knows.
+    """
+
+    phase: Literal["snapshots", "screening", "confirmation"]
+    done: float
+    total: float
+    vectors: int = 0
+    hypervolume: float = 0.0
+    left_s: float | None = None
+
+
+def run_search(
+    job: Job,
+    network: Network,
+    study: SearchStudy,
+    *,
+    budget_s: float,
+    workers: int,
+    candidates: int,
+    report: Callable[[Progress], None],
+) -> None:
+    """Screen and confirm within the budget, counting what this machine has spent on this search before.
+
+    Whenever it is killed, the next call goes on; what was evaluated is never evaluated again. Raises what opening the
+    data raises, and `StateError` when a worker fails.
+    """
+    clock = _Clock(study)
+    data = job.hold_out(job.images.load())
+    _make_snapshots(job, network, study, data, threads=workers, report=report, clock=clock)
+    study.queue(seed_vectors(network, job.settings.cheapest))
+    screening_s = budget_s * _SCREENING_SHARE - clock.spent_s()
+    if screening_s > 0.0:
+        _screen(job, network, study, screening_s, workers, report, clock)
+    evaluations = study.evaluations()
+    number = _affordable(job.settings, evaluations, (budget_s - clock.spent_s()) * workers, most=candidates)
+    chosen = choose_candidates(evaluations, number, job.settings.cheapest)
+    _confirm(job, network, study, chosen, workers, report, clock)
+
+
+def uniform_counts(network: Network, cheapest: float) -> list[Counts]:
+    """Return the uniform vectors that a front is compared with, cheapest first, the full network left out."""
+    shares = [cheapest ** (number / _UNIFORM_SHARES) for number in range(_UNIFORM_SHARES, 0, -1)]
+    return list(dict.fromkeys(fit_family(network, "uniform", share) for share in shares))
+
+
+def screening_hypervolume(evaluations: Sequence[Evaluation], classes: int, cheapest: float) -> float:
+    """Return the hypervolume of screened vectors: the mean over budgets of what is learned beyond guessing, in nats."""
+    points = [(evaluation.cost, log(classes) - evaluation.loss) for evaluation in evaluations]
+    return hypervolume(points, cheapest=cheapest)
+
+
+class _Clock:
+    # Counts the seconds of this run into the study, so that a search that was killed keeps to its budget.
+    def __init__(self, study: SearchStudy) -> None:
+        self._study = study
+        self._run = uuid.uuid4().hex
+        self._began = time.monotonic()
+
+    def spent_s(self) -> float:
+        self._study.spend(self._run, time.monotonic() - self._began)
+        return self._study.spent_s()
+
+
+def _make_snapshots(
+    job: Job,
+    network: Network,
+    study: SearchStudy,
+    data: HeldIn,
+    *,
+    threads: int,
+    report: Callable[[Progress], None],
+    clock: _Clock,
+) -> None:
+    settings = job.settings
+    total = max(settings.snapshots_at)
+
+    def make(alive: Callable[[], None]) -> tuple[Network, ...]:
+        began = time.monotonic()
+
+        def done(step: int) -> None:
+            if step % 20 == 0 or step == total:
+                alive()
+                clock.spent_s()
+                left_s = (time.monotonic() - began) / step * (total - step)
+                report(Progress("snapshots", step, total, left_s=left_s))
+
+        return take_snapshots(
+            network, data, settings.recipe, settings.snapshots_at, seed=settings.seed, threads=threads, done=done
+        )
+
+    study.make_snapshots(network, make)
+
+
+def _screen(
+    job: Job,
+    network: Network,
+    study: SearchStudy,
+    seconds: float,
+    workers: int,
+    report: Callable[[Progress], None],
+    clock: _Clock,
+) -> None:
+    began = time.monotonic()
+    team = Workers(job, workers, confirm=False, until_s=time.time() + seconds)
+    for _ in _while_running(team):
+        clock.spent_s()
+        passed_s = min(seconds, time.monotonic() - began)
+        evaluations = study.evaluations()
+        reached = screening_hypervolume(evaluations, network.plan.classes, job.settings.cheapest)
+        report(Progress("screening", passed_s, seconds, len(evaluations), reached, seconds - passed_s))
+
+
+def _affordable(settings: SearchSettings, evaluations: Sequence[Evaluation], core_s: float, *, most: int) -> int:
+    # How many vectors can be confirmed in so many seconds of one core, judged by what screening took.
+    if not evaluations:
+        raise StateError("no vector could be screened within the budget; give the search more time")
+    per_screening = len(settings.snapshots_at) * len(settings.screening.seeds) * settings.screening.steps
+    step_s = sum(evaluation.seconds for evaluation in evaluations) / len(evaluations) / per_screening
+    full_s = max(evaluation.seconds for evaluation in evaluations) / per_screening
+    forward = (settings.validation_images + settings.calibration_images) / settings.recipe.batch * _FORWARD_SHARE
+    task_s = settings.confirmation.steps * step_s + (settings.recovery + forward) * full_s
+    vector_s = task_s * len(settings.snapshots_at) * len(settings.confirmation.seeds)
+    affordable = int(core_s / vector_s) - _UNIFORM_SHARES - 1
+    return max(min(_FEWEST_CANDIDATES, most), min(most, affordable))
+
+
+def _confirm(
+    job: Job,
+    network: Network,
+    study: SearchStudy,
+    candidates: Sequence[Counts],
+    workers: int,
+    report: Callable[[Progress], None],
+    clock: _Clock,
+) -> None:
+    settings = job.settings
+    vectors = dict.fromkeys([(), *candidates, *uniform_counts(network, settings.cheapest)])
+    # Seeds outermost: what is killed half-way has some figure for every vector.
+    tasks = [
+        Task(counts, snapshot, seed)
+        for seed in settings.confirmation.seeds
+        for snapshot in range(len(settings.snapshots_at))
+        for counts in vectors
+    ]
+    wanted = set(tasks)
+    evaluations = study.evaluations()
+    reached = screening_hypervolume(evaluations, network.plan.classes, settings.cheapest)
+    began = time.monotonic()
+    before: int | None = None
+    while missing := wanted - {confirmation.task for confirmation in study.confirmations()}:
+        study.request([task for task in tasks if task in missing])
+        for _ in _while_running(Workers(job, min(workers, len(missing)), confirm=True)):
+            clock.spent_s()
+            done = sum(confirmation.task in wanted for confirmation in study.confirmations())
+            before = done if before is None else before
+            passed_s = time.monotonic() - began
+            left_s = passed_s / (done - before) * (len(tasks) - done) if done > before else None
+            report(Progress("confirmation", done, len(tasks), len(evaluations), reached, left_s))
+
+
+def _while_running(team: Workers) -> Iterator[None]:
+    with team:
+        try:
+            while team.running():
+                yield
+                time.sleep(_POLL_S)
+        except ChildProcessError as error:
+            raise StateError(f"a worker of the search has failed: {error}; its own message stands above") from None
+
+
+def cost_of(job: Job, network: Network) -> CostOf:
+    """Return how this search counts costs."""
+    return CostOf(network, job.settings.recipe.batch, job.profile)

@@ -1,0 +1,80 @@
+"""What a search is: everything that decides its result, stored with it, and equal for all who join."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from distreal_edge.dropout import MAXIMUM_ROWS, check_policy
+from distreal_edge.errors import ConfigError
+from distreal_edge.search.speed import Horizon, Recipe  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from distreal_edge.data import Dataset
+
+__all__ = ["LEAST_ROWS", "SearchSettings", "dataset_digest"]
+
+LEAST_ROWS = 16
+Cost = Literal["macs", "seconds"]
+_Count = Annotated[int, msgspec.Meta(ge=2, le=10_000_000)]
+
+
+class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that decides a search's result, except how long it may take.
+
+    `network` and `data` are what tables call them, `network_digest` and `data_digest` what they are; `snapshots_at` are
+    numbers of mini-batches of the mixed-rate training, `recovery` the number of those at full width that end a
+    confirmation. `cheapest` is the least share of the full network's cost that is looked at, `cost` what costs are
+    counted in, and `memory` whether peak memory is an objective of its own.
+    """
+
+    network: str
+    network_digest: str
+    structure: str
+    data: str
+    data_digest: str
+    recipe: Recipe
+    snapshots_at: tuple[Annotated[int, msgspec.Meta(ge=1, le=10_000_000)], ...] = (400, 2000)
+    screening: Horizon
+    confirmation: Horizon
+    recovery: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 40
+    validation_images: _Count = 1024
+    calibration_images: _Count = 256
+    cheapest: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.04
+    cost: Cost = "macs"
+    profile_digest: str | None = None
+    memory: bool = False
+    population: Annotated[int, msgspec.Meta(ge=4, le=10_000)] = 40
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+
+    def __post_init__(self) -> None:
+        """Check what types alone do not say; raise `ConfigError`."""
+        check_policy(self.recipe.draw)
+        if not self.snapshots_at or list(self.snapshots_at) != sorted(set(self.snapshots_at)):
+            message = f"snapshots are taken after rising numbers of mini-batches, not after {list(self.snapshots_at)}"
+            raise ConfigError(message)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What is minimised: cost, loss, and memory if asked for."""
+        return (self.cost, "loss", "memory") if self.memory else (self.cost, "loss")
+
+
+def check_rows(rows: int) -> int:
+    """Return the most rows that a table shall have, or raise `ConfigError`."""
+    if not LEAST_ROWS <= rows <= MAXIMUM_ROWS:
+        message = f"a table from a search has {LEAST_ROWS} to {MAXIMUM_ROWS} rows, not {rows}"
+        raise ConfigError(message)
+    return rows
+
+
+def dataset_digest(dataset: Dataset) -> str:
+    """Return the SHA-256 of a dataset's images and labels, in their order."""
+    digest = hashlib.sha256()
+    for array in (dataset.images, dataset.labels):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

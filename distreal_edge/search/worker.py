@@ -1,0 +1,166 @@
+"""A worker process: it takes proposals or tasks out of the shared study, trains, and stores what came of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+from distreal_edge.data import load_dataset
+from distreal_edge.network import Network
+from distreal_edge.search.cost import CostOf
+from distreal_edge.search.speed import hold_out, recovered_losses, training_loss
+from distreal_edge.search.study import Evaluation, SearchStudy, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+    from distreal_edge.data import Dataset
+    from distreal_edge.dropout import Profile
+    from distreal_edge.search.settings import SearchSettings
+    from distreal_edge.search.speed import HeldIn
+
+__all__ = ["Images", "Job", "Workers", "run_task"]
+
+_LONGEST_RUN_OF_REFUSALS: Final = 1000
+"""So many proposals in a row that were all known: there is nothing new left near the front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where a search's images are: a dataset's name and folder, and how many of its images to take, all if None."""
+
+    name: str
+    root: Path | None = None
+    most: int | None = None
+
+    def load(self) -> Dataset:
+        """Read the training split; raise `DataError`."""
+        dataset = load_dataset(self.name, root=self.root, split="train")
+        return dataset if self.most is None else dataset.take(range(min(self.most, len(dataset))))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs: plain data, which another process can be handed."""
+
+    storage: str
+    study: str
+    settings: SearchSettings
+    network: bytes
+    images: Images
+    profile: Profile | None = None
+
+    def open_study(self, network: Network) -> SearchStudy:
+        """Open this process's own connection."""
+        return SearchStudy(self.storage, self.study, self.settings, network.plan.sizes)
+
+    def hold_out(self, dataset: Dataset) -> HeldIn:
+        """Set the search's validation and calibration images aside."""
+        settings = self.settings
+        return hold_out(
+            dataset,
+            validation=settings.validation_images,
+            calibration=settings.calibration_images,
+            seed=settings.seed,
+        )
+
+
+@dataclass(slots=True)
+class Workers:
+    """Processes that work on one job until `until_s` (unix seconds; None: until the tasks are done)."""
+
+    job: Job
+    number: int
+    confirm: bool
+    until_s: float | None = None
+    _processes: list[BaseProcess] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        """Start them: fresh interpreters, which share nothing with this one."""
+        context = multiprocessing.get_context("spawn")
+        target = _confirm if self.confirm else _screen
+        for number in range(self.number):
+            process = context.Process(
+                target=target, args=(self.job, self.until_s), name=f"search-{number + 1}", daemon=True
+            )
+            process.start()
+            self._processes.append(process)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Stop what still runs; what is stored stays."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+
+    def running(self) -> bool:
+        """Return whether any of them is still at work; raise `ChildProcessError` when one has failed."""
+        failed = [process for process in self._processes if process.exitcode not in {None, 0}]
+        if failed:
+            raise ChildProcessError(f"{failed[0].name} ended with exit code {failed[0].exitcode}")
+        return any(process.is_alive() for process in self._processes)
+
+
+def _screen(job: Job, until_s: float | None) -> None:
+    study, data, snapshots, network = _prepare(job)
+    cost_of = CostOf(network, job.settings.recipe.batch, job.profile)
+    horizon, recipe = job.settings.screening, job.settings.recipe
+    refused = 0
+    while (until_s is None or time.time() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
+        trial, counts = study.ask()
+        cost, peak_bytes = cost_of(counts)
+        known = {evaluation.counts for evaluation in study.evaluations()}
+        if counts in known or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):
+            study.refuse(trial)
+            refused += 1
+            continue
+        refused = 0
+        began = time.perf_counter()
+        losses = tuple(
+            training_loss(snapshot, counts, data, recipe, steps=horizon.steps, seed=seed)
+            for snapshot in snapshots
+            for seed in horizon.seeds
+        )
+        seconds = time.perf_counter() - began
+        study.tell(trial, Evaluation(trial.number, counts, cost, peak_bytes, losses, "", seconds, ""))
+
+
+def _confirm(job: Job, _until_s: float | None) -> None:
+    study, data, snapshots, _ = _prepare(job)
+    while not _orphaned() and (taken := study.next_task()) is not None:
+        trial, task = taken
+        began = time.perf_counter()
+        loss, own_loss = run_task(task, snapshots, data, job.settings)
+        study.finish(trial, loss, own_loss, time.perf_counter() - began)
+
+
+def run_task(task: Task, snapshots: Sequence[Network], data: HeldIn, settings: SearchSettings) -> tuple[float, float]:
+    """Return what a confirmation's task asks for: the full network's loss, and that of the vector's mini-batches."""
+    return recovered_losses(
+        snapshots[task.snapshot],
+        task.counts,
+        data,
+        settings.recipe,
+        steps=settings.confirmation.steps,
+        recovery=settings.recovery,
+        seed=task.seed,
+    )
+
+
+def _prepare(job: Job) -> tuple[SearchStudy, HeldIn, list[Network], Network]:
+    # Whoever started this process decides when it stops, also when somebody presses Ctrl-C in their terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    network = Network.from_bytes(job.network)
+    study = job.open_study(network)
+    return study, job.hold_out(job.images.load()), study.snapshots(network), network
+
+
+def _orphaned() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
