@@ -19,7 +19,7 @@ from distreal_edge.search.run import screening_hypervolume, uniform_counts
 from distreal_edge.search.settings import SearchSettings  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from distreal_edge.dropout import Table
@@ -74,8 +74,9 @@ class ConfirmedVector(_Part, frozen=True):
 class Evidence(_Part, frozen=True):
     """Everything that a table of one search rests on.
 
-    `hypervolumes` are those of the confirmed candidates and of the confirmed uniform vectors, in nats: the mean score
-    over budgets from `settings.cheapest` to the full network, evenly spread over their logarithm.
+    `hypervolumes` are mean scores over budgets from `settings.cheapest` to the full network, evenly spread over their
+    logarithm, in nats: of all confirmed vectors and of the uniform ones, and of the screened vectors that the search
+    began with, and of the uniform ones among them.
     """
 
     schema: Literal[1]
@@ -119,6 +120,11 @@ def gather_evidence(
         for confirmation in confirmations
         if not confirmation.task.counts
     }
+
+    def screened_alone(belongs: Callable[[Evaluation], bool]) -> float:
+        own = [evaluation for evaluation in evaluations if belongs(evaluation)]
+        return screening_hypervolume(own, network.plan.classes, settings.cheapest)
+
     return Evidence(
         schema=EVIDENCE_SCHEMA_VERSION,
         settings=settings,
@@ -137,6 +143,8 @@ def gather_evidence(
             "uniform": hypervolume(
                 [point for counts, point in points.items() if counts in uniform], cheapest=settings.cheapest
             ),
+            "screened at the start": screened_alone(lambda one: one.origin != "NSGA-II"),
+            "screened uniform": screened_alone(lambda one: one.counts in uniform or one.origin == "uniform"),
         },
         screened=_screened(evaluations, network.plan.classes, settings.cheapest),
         confirmed=tuple(

@@ -83,21 +83,33 @@ def draw_rates(evidence: Evidence, path: Path, *, title: str) -> None:
 
 
 def draw_hypervolume(evidence: Evidence, path: Path, *, title: str) -> None:
-    """Draw how the hypervolume of the screening grew with every vector into a PNG."""
+    """Draw how the hypervolume of the screening grew with every vector into a PNG, from the last that was given on.
+
+    Lines say what uniform rates alone reach, and all the vectors that the search began with.
+    """
     reached = [one.hypervolume for one in evidence.screened]
-    proposed = [number for number, one in enumerate(evidence.screened, start=1) if one.origin == "NSGA-II"]
+    given = [number for number, one in enumerate(evidence.screened, start=1) if one.origin != "NSGA-II"]
+    begun = min(max(given, default=1), len(reached))
     with _axes((9, 4.2)) as (figure, axes):
-        axes.step(range(1, len(reached) + 1), reached, where="post", color=BLUE, linewidth=1.8)
-        if proposed:
-            axes.axvline(proposed[0], color=GREY, linewidth=0.8, linestyle=(0, (5, 3)))
-            axes.annotate(
-                " NSGA-II proposes from here",
-                (proposed[0], 0.02),
-                xycoords=("data", "axes fraction"),
-                color=GREY,
-            )
+        numbers = range(begun, len(reached) + 1)
+        axes.step(numbers, reached[begun - 1 :], where="post", color=BLUE, linewidth=1.8, label="all vectors so far")
+        axes.axhline(
+            evidence.hypervolumes["screened at the start"],
+            color=GREY,
+            linestyle=(0, (5, 3)),
+            linewidth=1.2,
+            label="what the search began with",
+        )
+        axes.axhline(
+            evidence.hypervolumes["screened uniform"],
+            color=ORANGE,
+            linestyle=(0, (5, 3)),
+            linewidth=1.2,
+            label="uniform rates",
+        )
         axes.set_xlabel("vectors that were screened")
         axes.set_ylabel("hypervolume (nats beyond guessing,\nmean over budgets)")
+        axes.legend(frameon=False)
         axes.set_title(title)
         figure.savefig(path)
 
