@@ -16,7 +16,7 @@ import numpy as np
 from distreal_edge.data import Batches
 from distreal_edge.dropout import Draws
 from distreal_edge.engine import Engine
-from distreal_edge.errors import DataError
+from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network import Network
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def take_snapshots(
 ) -> tuple[Network, ...]:
     """Train a network at mixed rates and return it as it is after each of the numbers of mini-batches in `at`.
 
-    `done(step)` is called after each mini-batch.
+    `done(step)` is called after each mini-batch. Raises `ConfigError` when the training diverges.
     """
     snapshots: list[Network] = []
     training = _Training(network, data.train, recipe, seed, threads)
@@ -124,6 +124,11 @@ def take_snapshots(
     for step in range(1, max(at) + 1):
         training.step(mixed_counts(network.plan.sizes, rng))
         if step in at:
+            if not _are_finite(training.engine.weights):
+                raise ConfigError(
+                    f"training at mixed rates diverged within {step} mini-batches at a learning rate of {recipe.lr:g}; "
+                    "give the search a lower one"
+                )
             snapshots.append(training.network())
         done(step)
     return tuple(snapshots)
@@ -173,17 +178,18 @@ def recovered_losses(
     mini-batches that are the same for all vectors, whose second half is averaged again. No counts: nothing is trained
     but these.
     """
-    network, own_loss = snapshot, 0.0
+    network: Network | None = snapshot
+    own_loss = 0.0
     if counts:
-        network, own_loss = _averaged(_Training(network, data.train, recipe, seed, threads), counts, steps)
-    last = _Training(network, data.train, recipe.gentle(), seed + _OTHER_SEEDS, threads)
-    network, _ = _averaged(last, network.plan.sizes, recovery)
-    if not all(np.isfinite(tensor).all() for tensor in network.weights.values()):
-        return DIVERGED, DIVERGED
-    return full_loss(network, data, threads), own_loss
+        network, own_loss = _averaged(_Training(snapshot, data.train, recipe, seed, threads), counts, steps)
+    if network is not None:
+        last = _Training(network, data.train, recipe.gentle(), seed + _OTHER_SEEDS, threads)
+        network, _ = _averaged(last, network.plan.sizes, recovery)
+    return (DIVERGED, DIVERGED) if network is None else (full_loss(network, data, threads), own_loss)
 
 
-def _averaged(training: _Training, counts: Sequence[int], steps: int) -> tuple[Network, float]:
+def _averaged(training: _Training, counts: Sequence[int], steps: int) -> tuple[Network | None, float]:
+    # None for a training that diverged: no network holds infinities.
     losses: list[float] = []
     total: dict[str, NDArray[np.float64]] = {}
     averaged = 0
@@ -191,10 +197,15 @@ def _averaged(training: _Training, counts: Sequence[int], steps: int) -> tuple[N
         losses.append(training.step(counts))
         if step == steps or (2 * step > steps and (steps - step) % _AVERAGED_EVERY == 0):
             averaged += 1
-            for name, tensor in training.engine.weights.items():
-                total[name] = total[name] + tensor if name in total else tensor.astype(np.float64)
+            with np.errstate(invalid="ignore"):  # infinities of both signs
+                for name, tensor in training.engine.weights.items():
+                    total[name] = total[name] + tensor if name in total else tensor.astype(np.float64)
     mean = {name: (tensor / averaged).astype(np.float32) for name, tensor in total.items()}
-    return training.network(mean), float(np.mean(losses))
+    return (training.network(mean) if _are_finite(mean) else None), float(np.mean(losses))
+
+
+def _are_finite(weights: Mapping[str, NDArray[np.float32]]) -> bool:
+    return all(bool(np.isfinite(tensor).all()) for tensor in weights.values())
 
 
 class _Training:
