@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -46,6 +47,14 @@ class _Duration(click.ParamType[float]):
         return seconds
 
 
+class _Finite(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):  # which click finds in every range
+            self.fail("nan is not a number", param, ctx)
+        return number
+
+
 class _Numbers(click.ParamType[tuple[int, ...]]):
     name = "numbers"
 
@@ -74,12 +83,10 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--cost", default="macs", show_default=True, type=click.Choice(["macs", "seconds"]))
 @click.option("--profile", "profile_path", type=click.Path(path_type=Path), help="A board's profile, for seconds.")
 @click.option("--memory", is_flag=True, help="Peak memory is a third objective.")
-@click.option(
-    "--cheapest", default=0.04, show_default=True, type=click.FloatRange(1e-4, 0.9), help="Least share of cost."
-)
+@click.option("--cheapest", default=0.04, show_default=True, type=_Finite(1e-4, 0.9), help="Least share of cost.")
 @click.option("--rows", default=32, show_default=True, type=click.IntRange(16, 64), help="The most rows of the table.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(2, 4096))
-@click.option("--lr", default=0.05, show_default=True, type=click.FloatRange(1e-6, 100.0))
+@click.option("--lr", default=0.05, show_default=True, type=_Finite(1e-6, 100.0))
 @click.option("--snapshots", default="400,2000", show_default=True, type=_Numbers(), help="Mini-batches before each.")
 @click.option("--steps", default=50, show_default=True, type=click.IntRange(2), help="Mini-batches of a screening.")
 @click.option("--confirm-steps", default=200, show_default=True, type=click.IntRange(2), help="And of a confirmation.")
@@ -110,26 +117,26 @@ def search(**given: Any) -> None:
     name = given["name"] or f"{settings.network} {settings.data} {settings.recipe.draw}"
     storage = given["storage"] or f"sqlite:///{out.with_suffix('.search.db').resolve()}"
     job = Job(storage, name, settings, network.to_bytes(), images, profile)
-    study = job.open_study(network)
     workers = given["workers"] or len(os.sched_getaffinity(0))
+    with job.open_study(network) as study:
 
-    def search_on(report: Callable[[SearchProgress], None]) -> None:
-        run_search(
-            job,
-            network,
-            study,
-            budget_s=given["budget"],
-            workers=workers,
-            candidates=2 * given["rows"],
-            report=report,
-        )
+        def search_on(report: Callable[[SearchProgress], None]) -> None:
+            run_search(
+                job,
+                network,
+                study,
+                budget_s=given["budget"],
+                workers=workers,
+                candidates=2 * given["rows"],
+                report=report,
+            )
 
-    try:
-        _with_a_bar(search_on)
-    except KeyboardInterrupt:
-        click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
-        raise
-    table, evidence = _finish(job.settings, network, study, out, given, profile)
+        try:
+            _with_a_bar(search_on)
+        except KeyboardInterrupt:
+            click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
+            raise
+        table, evidence = _finish(job.settings, network, study, out, given, profile)
     _show(table, evidence, out, as_json=given["as_json"])
 
 

@@ -77,8 +77,13 @@ def run_search(
     if screening_s > 0.0:
         _screen(job, network, study, screening_s, workers, report, clock)
     evaluations = study.evaluations()
-    number = _affordable(job.settings, evaluations, (budget_s - clock.spent_s()) * workers, most=candidates)
-    chosen = choose_candidates(evaluations, number, job.settings.cheapest)
+
+    def choose() -> list[Counts]:
+        number = _affordable(job.settings, evaluations, (budget_s - clock.spent_s()) * workers, most=candidates)
+        return choose_candidates(evaluations, number, job.settings.cheapest)
+
+    # As long as nothing more is screened, whoever goes on confirms the same vectors, whatever is left of its budget.
+    chosen = study.choice(f"candidates/{len(evaluations)}/{candidates}/{budget_s:.0f}", choose)
     _confirm(job, network, study, chosen, workers, report, clock)
 
 
@@ -149,6 +154,7 @@ def _screen(
     team = Workers(job, workers, confirm=False, until_s=time.time() + seconds)
     for _ in _while_running(team):
         clock.spent_s()
+        study.release_dead()
         passed_s = min(seconds, time.monotonic() - began)
         evaluations = study.evaluations()
         reached = screening_hypervolume(evaluations, network.plan.classes, job.settings.cheapest)
@@ -194,6 +200,10 @@ def _confirm(
     before: int | None = None
     while missing := wanted - {confirmation.task for confirmation in study.confirmations()}:
         study.request([task for task in tasks if task in missing])
+        if not study.waiting_tasks():  # others are at the rest
+            clock.spent_s()
+            time.sleep(_POLL_S)
+            continue
         for _ in _while_running(Workers(job, min(workers, len(missing)), confirm=True)):
             clock.spent_s()
             done = sum(confirmation.task in wanted for confirmation in study.confirmations())

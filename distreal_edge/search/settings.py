@@ -53,8 +53,9 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def __post_init__(self) -> None:
         """Check what types alone do not say; raise `ConfigError`."""
         check_policy(self.recipe.draw)
-        if not self.snapshots_at or list(self.snapshots_at) != sorted(set(self.snapshots_at)):
-            message = f"snapshots are taken after rising numbers of mini-batches, not after {list(self.snapshots_at)}"
+        at = list(self.snapshots_at)
+        if not at or at != sorted(set(at)) or at[0] < 1:
+            message = f"snapshots are taken after rising numbers of mini-batches from 1 on, not after {at}"
             raise ConfigError(message)
 
     @property

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import socket
 import time
 import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from math import log2
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
-import psutil
 
 from distreal_edge.errors import ConfigError, StateError
 from distreal_edge.network import Network
 
 try:
     import optuna
-    import sqlalchemy
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 except ImportError:  # an extra; the command line names it
     raise ConfigError("the search needs Optuna: pip install 'distreal-edge[search]'") from None
 
+from distreal_edge.search.processes import is_alive, this_machine, this_process
+from distreal_edge.search.storage import STORAGE_FAILURES, open_storage, opening_errors, reason_of, without_password
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from optuna.trial import FrozenTrial, Trial
 
@@ -45,12 +46,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _CHUNK: Final = 48_000
 """Characters of one attribute: MySQL's texts hold 65,535 bytes."""
-_LOCK_TIMEOUT_S: Final = 120.0
-"""How long a process waits for another that writes into the same SQLite file."""
-_SILENT_S: Final = 900.0
-"""A process on another machine that said nothing for so long is taken for dead."""
+_NAMELESS_S: Final = 10.0
+"""Who takes a trial writes its name on it at once: after so long without one it was killed in between."""
 _POLL_S: Final = 1.0
 _COUNTS: Final = "counts"
+_PROPOSED: Final = "proposed"
 _WORKER: Final = "worker"
 
 
@@ -106,11 +106,33 @@ class SearchStudy:
         """Begin the search of this name, or join it."""
         self.settings = settings
         self._sizes = tuple(sizes)
-        with _storage_errors(storage):
-            self._storage = _open_storage(storage)
+        self._url = storage
+        self._nameless: dict[tuple[str, int], float] = {}
+        with opening_errors(storage):
+            self._storage = open_storage(storage)
             self._screening = self._open(name, objectives=len(settings.objectives))
             self._confirming = self._open(f"{name}, confirmation", objectives=1)
-        self._claim_settings(name)
+            self._claim_settings(name)
+
+    def __enter__(self) -> Self:
+        """Return the study, which is closed at the end."""
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """Let go of the storage; raise `StateError` when it was what failed."""
+        self.close()
+        if isinstance(error, STORAGE_FAILURES):
+            raise StateError(
+                f"the search's storage {without_password(self._url)} failed: {reason_of(error)}; what it holds stays, "
+                "and the same command goes on from there"
+            ) from None
+
+    def close(self) -> None:
+        """Let go of the storage; nothing can be asked of this study any more."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def _open(self, name: str, objectives: int) -> optuna.Study:
         return optuna.create_study(
@@ -122,11 +144,7 @@ class SearchStudy:
         )
 
     def _claim_settings(self, name: str) -> None:
-        known = self._screening.user_attrs.get("settings")
-        if known is None:
-            self._screening.set_user_attr("settings", msgspec.json.encode(self.settings).decode())
-            return
-        before = msgspec.json.decode(known)
+        before = msgspec.json.decode(self._agree("settings", msgspec.json.encode(self.settings).decode()))
         now = msgspec.json.decode(msgspec.json.encode(self.settings))
         different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if different:
@@ -135,6 +153,16 @@ class SearchStudy:
                 f"the search {name!r} in this storage was begun with other settings ({shown[:400]}); "
                 "repeat those, or give this search another --study or --storage"
             )
+
+    def _agree(self, key: str, value: Any) -> Any:
+        # Return the value that all processes have for this key: that of the first one, this one's if there is none.
+        # Attributes are overwritten; but trials are numbered by the database, so one of those that bring a value is the
+        # first for everybody, also when machines start at once.
+        if key not in self._screening.user_attrs:
+            self._confirming.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={key: value}))
+            brought = (trial.user_attrs for trial in self._confirming.get_trials(deepcopy=False))
+            self._screening.set_user_attr(key, next(attributes[key] for attributes in brought if key in attributes))
+        return self._screening.user_attrs[key]
 
     # Snapshots
 
@@ -145,7 +173,7 @@ class SearchStudy:
         """
         while self._load_snapshots(network) is None:
             maker = self._screening.user_attrs.get("maker")
-            if maker is None or not _alive(maker):
+            if maker is None or not is_alive(maker):
                 self._make_snapshots(make)
             else:
                 time.sleep(_POLL_S)
@@ -159,7 +187,7 @@ class SearchStudy:
 
     def _make_snapshots(self, make: Callable[[Callable[[], None]], Sequence[Network]]) -> None:
         def report() -> None:
-            self._screening.set_user_attr("maker", _this_process())
+            self._screening.set_user_attr("maker", this_process())
 
         report()
         snapshots = make(report)
@@ -172,7 +200,7 @@ class SearchStudy:
                 self._screening.set_user_attr(
                     f"snapshot/{digests[-1][:16]}/{start // _CHUNK:06d}", text[start : start + _CHUNK]
                 )
-        self._screening.set_user_attr("snapshots", digests)
+        self._agree("snapshots", digests)
 
     def _load_snapshots(self, network: Network) -> list[Network] | None:
         attributes = self._screening.user_attrs
@@ -193,35 +221,35 @@ class SearchStudy:
             snapshots.append(snapshot)
         return snapshots
 
-    # Figures that are taken once
+    # What is decided once
 
-    def once(self, key: str, make: Callable[[], Any]) -> Any:
-        """Return what is kept under this key, made when nobody has yet; plain data only."""
-        found = self._screening.user_attrs.get(key)
-        if found is None:
-            found = make()
-            self._screening.set_user_attr(key, found)
-        return found
+    def choice(self, key: str, make: Callable[[], Sequence[tuple[int, ...]]]) -> list[tuple[int, ...]]:
+        """Return the vectors that were chosen under this key, made by the first who asks."""
+        known = self._screening.user_attrs.get(key)
+        chosen = self._agree(key, [list(counts) for counts in make()]) if known is None else known
+        return [tuple(counts) for counts in chosen]
+
+    # The budget
 
     def spend(self, run: str, seconds: float) -> None:
         """Note how many seconds this machine has spent in the run of this name."""
-        self._screening.set_user_attr(f"spent/{socket.gethostname()}/{run}", seconds)
+        # Not beside the snapshots: attributes are read all together, and this is done all the time.
+        self._confirming.set_user_attr(f"spent/{this_machine()}/{run}", seconds)
 
     def spent_s(self) -> float:
         """Return the seconds that this machine has spent on this search, all runs together."""
-        prefix = f"spent/{socket.gethostname()}/"
-        return float(sum(value for key, value in self._screening.user_attrs.items() if key.startswith(prefix)))
+        prefix = f"spent/{this_machine()}/"
+        return float(sum(value for key, value in self._confirming.user_attrs.items() if key.startswith(prefix)))
 
     # Screening
 
     def queue(self, seeds: Sequence[tuple[str, tuple[int, ...]]]) -> None:
         """Queue vectors, each with its origin, unless they are known; and those that dead processes left behind."""
-        self._release_dead(self._screening)
+        self.release_dead()
         known = {
-            tuple(trial.user_attrs["proposed"]) if "proposed" in trial.user_attrs else tuple(trial.user_attrs[_COUNTS])
+            _counts_of(trial)
             for trial in self._screening.get_trials(deepcopy=False)
             if trial.state in {TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING}
-            and (_COUNTS in trial.user_attrs or "proposed" in trial.user_attrs)
         }
         for origin, counts in seeds:
             if counts in known:
@@ -229,29 +257,53 @@ class SearchStudy:
             known.add(counts)
             pairs = enumerate(zip(counts, self._sizes, strict=True))
             rates = {_gene(group): _rate(keep, size) for group, (keep, size) in pairs}
-            self._screening.enqueue_trial(rates, user_attrs={"origin": origin, "proposed": list(counts)})
+            self._screening.enqueue_trial(rates, user_attrs={"origin": origin, _PROPOSED: list(counts)})
+
+    def release_dead(self) -> None:
+        """Put back into the queue what dead processes were screening."""
+        self._release_dead(self._screening)
 
     def ask(self) -> tuple[Trial, tuple[int, ...]]:
         """Return a new trial of NSGA-II and the counts that its rates leave."""
-        trial = self._screening.ask()
-        trial.set_user_attr(_WORKER, _this_process())
-        rates = [trial.suggest_float(_gene(group), 0.0, _rate(1, size)) for group, size in enumerate(self._sizes)]
-        counts = tuple(max(1, round((1.0 - rate) * size)) for rate, size in zip(rates, self._sizes, strict=True))
-        return trial, counts
+        while True:
+            trial = self._screening.ask()
+            with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
+                trial.set_user_attr(_WORKER, this_process())
+                pairs = enumerate(self._sizes)
+                rates = [trial.suggest_float(_gene(group), 0.0, _rate(1, size)) for group, size in pairs]
+                kept = zip(rates, self._sizes, strict=True)
+                counts = tuple(max(1, round((1.0 - rate) * size)) for rate, size in kept)
+                trial.set_user_attr(_PROPOSED, list(counts))
+                return trial, counts
+
+    def is_taken(self, trial: Trial, counts: tuple[int, ...]) -> bool:
+        """Return whether another trial has these counts: one that was screened, or an earlier one that is at it.
+
+        All trials say what they propose before they ask, so that of two at once one goes on.
+        """
+        others = self._screening.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        same = [other for other in others if other.number != trial.number and _counts_of(other) == counts]
+        return any(
+            other.state is TrialState.COMPLETE
+            or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
+            for other in same
+        )
 
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
         """Store an evaluation; from here on it is never lost."""
-        trial.set_user_attr(_COUNTS, list(evaluation.counts))
-        trial.set_user_attr("cost", evaluation.cost)
-        trial.set_user_attr("peak_bytes", evaluation.peak_bytes)
-        trial.set_user_attr("losses", list(evaluation.losses))
-        trial.set_user_attr("seconds", evaluation.seconds)
         values = [log2(evaluation.cost), evaluation.loss, float(evaluation.peak_bytes)]
-        self._screening.tell(trial, values[: len(self.settings.objectives)])
+        with suppress(UpdateFinishedTrialError):  # taken for dead, and queued again
+            trial.set_user_attr(_COUNTS, list(evaluation.counts))
+            trial.set_user_attr("cost", evaluation.cost)
+            trial.set_user_attr("peak_bytes", evaluation.peak_bytes)
+            trial.set_user_attr("losses", list(evaluation.losses))
+            trial.set_user_attr("seconds", evaluation.seconds)
+            self._screening.tell(trial, values[: len(self.settings.objectives)], skip_if_finished=True)
 
     def refuse(self, trial: Trial) -> None:
         """Drop a proposal without an evaluation: it is known, or out of range."""
-        self._screening.tell(trial, state=TrialState.PRUNED)
+        with suppress(UpdateFinishedTrialError):
+            self._screening.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
 
     def evaluations(self) -> list[Evaluation]:
         """Return every screened vector, in the order of their numbers."""
@@ -274,19 +326,21 @@ class SearchStudy:
 
     def next_task(self) -> tuple[Trial, Task] | None:
         """Take a queued task; None when there is none."""
-        while self._confirming.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        while self.waiting_tasks():
             trial = self._confirming.ask()
-            trial.set_user_attr(_WORKER, _this_process())
-            if "task" in trial.user_attrs:
-                return trial, _task(trial)
-            self._confirming.tell(trial, state=TrialState.FAIL)  # another process took the last one
+            with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
+                trial.set_user_attr(_WORKER, this_process())
+                if "task" in trial.user_attrs:
+                    return trial, _task(trial)
+                self._confirming.tell(trial, state=TrialState.FAIL)  # another process took the last one
         return None
 
     def finish(self, trial: Trial, loss: float, own_loss: float, seconds: float) -> None:
         """Store what came of a task; from here on it is never lost."""
-        trial.set_user_attr("own_loss", own_loss)
-        trial.set_user_attr("seconds", seconds)
-        self._confirming.tell(trial, loss)
+        with suppress(UpdateFinishedTrialError):  # taken for dead, and queued again
+            trial.set_user_attr("own_loss", own_loss)
+            trial.set_user_attr("seconds", seconds)
+            self._confirming.tell(trial, loss, skip_if_finished=True)
 
     def confirmations(self) -> list[Confirmation]:
         """Return what came of all tasks, each task once."""
@@ -298,12 +352,9 @@ class SearchStudy:
             found.setdefault(task, Confirmation(task, loss, own["own_loss"], own["seconds"], _worker_name(trial)))
         return list(found.values())
 
-    def unfinished_tasks(self) -> int:
-        """Return how many tasks wait or are being worked on by processes that live."""
-        return len(self._confirming.get_trials(deepcopy=False, states=(TrialState.WAITING,))) + sum(
-            _alive(trial.user_attrs.get(_WORKER))
-            for trial in self._confirming.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        )
+    def waiting_tasks(self) -> int:
+        """Return how many tasks are queued that nobody is at."""
+        return len(self._confirming.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     @staticmethod
     def _finished(study: optuna.Study) -> list[FrozenTrial]:
@@ -312,20 +363,23 @@ class SearchStudy:
     def _release_dead(self, study: optuna.Study) -> None:
         # What a process was at when it was killed goes back into the queue.
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            worker = trial.user_attrs.get(_WORKER)
-            if worker is None or _alive(worker):
-                continue
-            study.tell(trial.number, state=TrialState.FAIL)
             own = trial.user_attrs
-            kept: dict[str, Any] = {key: own[key] for key in ("origin", "proposed", "task") if key in own}
-            study.enqueue_trial(trial.params, user_attrs=kept)
+            if not self._is_left(study, trial):
+                continue
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (ValueError, UpdateFinishedTrialError):  # it was not dead after all, or another process was quicker
+                continue
+            kept: dict[str, Any] = {key: own[key] for key in ("origin", _PROPOSED, "task") if key in own}
+            # Not all that it was queued with need have been read when its process was killed.
+            study.enqueue_trial({**trial.params, **trial.system_attrs.get("fixed_params", {})}, user_attrs=kept)
 
-
-def _open_storage(url: str) -> optuna.storages.RDBStorage:
-    arguments: dict[str, Any] = {"pool_pre_ping": True}
-    if url.startswith("sqlite"):
-        arguments["connect_args"] = {"timeout": _LOCK_TIMEOUT_S}
-    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    def _is_left(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(_WORKER)
+        if worker is not None:
+            return not is_alive(worker)
+        seen = self._nameless.setdefault((study.study_name, trial.number), time.monotonic())
+        return time.monotonic() - seen >= _NAMELESS_S
 
 
 def _sampler(population: int, genes: int) -> optuna.samplers.NSGAIISampler:
@@ -337,22 +391,6 @@ def _sampler(population: int, genes: int) -> optuna.samplers.NSGAIISampler:
             mutation=optuna.samplers.nsgaii.PolynomialMutation(eta=5.0),
             mutation_prob=min(0.5, 2.0 / genes),
         )
-
-
-@contextmanager
-def _storage_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError, OSError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise ConfigError(f"the search's storage {_without_password(url)} cannot be opened: {reason}") from None
-
-
-def _without_password(url: str) -> str:
-    try:
-        return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return repr(url)
 
 
 def _gene(group: int) -> str:
@@ -382,21 +420,9 @@ def _task(trial: FrozenTrial | Trial) -> Task:
     return Task(tuple(counts), snapshot, seed)
 
 
-def _this_process() -> dict[str, Any]:
-    began = psutil.Process().create_time()
-    return {"host": socket.gethostname(), "pid": os.getpid(), "began": began, "at": time.time()}
-
-
-def _alive(worker: dict[str, Any] | None) -> bool:
-    # Of processes elsewhere only their silence is known; a pid counts only with the time at which its process began.
-    if worker is None:
-        return False
-    if worker["host"] != socket.gethostname():
-        return bool(time.time() - worker["at"] < _SILENT_S)
-    try:
-        return bool(abs(psutil.Process(worker["pid"]).create_time() - worker["began"]) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
+def _counts_of(trial: FrozenTrial) -> tuple[int, ...] | None:
+    found = trial.user_attrs.get(_PROPOSED, trial.user_attrs.get(_COUNTS))
+    return None if found is None else tuple(found)
 
 
 def _worker_name(trial: FrozenTrial) -> str:

@@ -84,12 +84,18 @@ class Workers:
         """Start them: fresh interpreters, which share nothing with this one."""
         context = multiprocessing.get_context("spawn")
         target = _confirm if self.confirm else _screen
-        for number in range(self.number):
-            process = context.Process(
-                target=target, args=(self.job, self.until_s), name=f"search-{number + 1}", daemon=True
-            )
-            process.start()
-            self._processes.append(process)
+        # They inherit it: whoever starts them decides when they stop, also when somebody presses Ctrl-C in their
+        # terminal while they are still being imported.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for number in range(self.number):
+                process = context.Process(
+                    target=target, args=(self.job, self.until_s), name=f"search-{number + 1}", daemon=True
+                )
+                process.start()
+                self._processes.append(process)
+        finally:
+            signal.signal(signal.SIGINT, handler)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -115,8 +121,7 @@ def _screen(job: Job, until_s: float | None) -> None:
     while (until_s is None or time.time() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
         trial, counts = study.ask()
         cost, peak_bytes = cost_of(counts)
-        known = {evaluation.counts for evaluation in study.evaluations()}
-        if counts in known or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):
+        if study.is_taken(trial, counts) or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):
             study.refuse(trial)
             refused += 1
             continue
@@ -154,8 +159,6 @@ def run_task(task: Task, snapshots: Sequence[Network], data: HeldIn, settings: S
 
 
 def _prepare(job: Job) -> tuple[SearchStudy, HeldIn, list[Network], Network]:
-    # Whoever started this process decides when it stops, also when somebody presses Ctrl-C in their terminal.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     network = Network.from_bytes(job.network)
     study = job.open_study(network)
     return study, job.hold_out(job.images.load()), study.snapshots(network), network
