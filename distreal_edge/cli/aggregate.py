@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from distreal_edge.cli.service import broker_arguments, start_logging, stopping_on_signals
-from distreal_edge.config import FederationConfig, load_config
+from distreal_edge.config import FederationConfig, build_table, load_config
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from distreal_edge.aggregator import Lesson, RoundSettings
-    from distreal_edge.config import Evaluation, NetworkChoice, TableChoice
+    from distreal_edge.config import Evaluation, NetworkChoice
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
     from distreal_edge.network import Network
@@ -114,18 +114,6 @@ def build_network(choice: NetworkChoice) -> Network:
         seed=choice.seed,
         preprocessing=Preprocessing(choice.mean, choice.std, choice.crop_padding, choice.horizontal_flip),
     )
-
-
-def build_table(choice: TableChoice, network: Network, batch: int) -> Table:
-    """Return the table that the configuration names, checked against the network."""
-    from distreal_edge.dropout import Table  # noqa: PLC0415
-    from distreal_edge.search import uniform_table  # noqa: PLC0415
-
-    if choice.file is not None:
-        table = Table.load(Path(choice.file).expanduser())
-        table.check_network(network.structure, network.plan.sizes)
-        return table
-    return uniform_table(network, draw=choice.draw, batch=batch, rows=choice.rows, keep_streams=choice.keep_streams)
 
 
 def load_held_out(evaluation: Evaluation) -> tuple[Dataset | None, Dataset | None]:

@@ -14,6 +14,7 @@ from distreal_edge.config.federation import (
 )
 from distreal_edge.config.fields import Broker, Shard
 from distreal_edge.config.load import find_role, load_config
+from distreal_edge.config.table import build_table
 
 __all__ = [
     "Broker",
@@ -28,6 +29,7 @@ __all__ = [
     "Shard",
     "TableChoice",
     "Training",
+    "build_table",
     "find_role",
     "load_config",
 ]

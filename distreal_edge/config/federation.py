@@ -11,6 +11,7 @@ from distreal_edge.aggregator import check_ceilings
 from distreal_edge.config.fields import Broker, Fraction, Identifier, Number, Positive, Section, Text, Whole
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError
+from distreal_edge.search import shipped_table
 
 __all__ = ["CeilingStep", "Evaluation", "FederationConfig", "NetworkChoice", "Rounds", "TableChoice", "Training"]
 
@@ -21,7 +22,8 @@ _Means = Annotated[tuple[Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)], ...], 
 _Scales = Annotated[tuple[Annotated[float, msgspec.Meta(ge=1e-6, le=1e6)], ...], msgspec.Meta(max_length=4096)]
 
 
-class NetworkChoice(Section, frozen=True):
+# omit_defaults: written down, a file or a name stands alone, without defaults that it overrules.
+class NetworkChoice(Section, frozen=True, omit_defaults=True):
     """The network: a `file`, or the name of one in the `zoo` with fresh weights from `seed`.
 
     `mean` and `std` normalise images in 0..1, one number for each of `in_channels`. In training an image is padded by
@@ -45,7 +47,7 @@ class NetworkChoice(Section, frozen=True):
         if self.zoo is None:
             if self.file is None:
                 raise ConfigError("zoo: give the name of a network in the zoo, or the file of one")
-            _check_only_file(self, "the network's file says that itself")
+            _check_alone(self, "file", "the network's file says that itself")
             return
         if self.file is not None:
             raise ConfigError("file: give either a file or a name in the zoo, not both")
@@ -59,21 +61,30 @@ class NetworkChoice(Section, frozen=True):
                 raise ConfigError(f"{key}: give {self.in_channels} numbers, one per channel, not {len(numbers)}")
 
 
-class TableChoice(Section, frozen=True):
-    """The rows to choose from: a `file`, or rows of uniform rates, with residual streams kept or not.
+class TableChoice(Section, frozen=True, omit_defaults=True):
+    """The rows to choose from: a `file`, the `name` of a table inside the package, or rows of uniform rates.
 
-    `draw` is the draw policy. A file says all of this itself.
+    Of those, `keep_streams` keeps the residual streams, and `draw` is the draw policy. A table says all of this itself.
     """
 
     file: Text | None = None
+    name: Text | None = None
     rows: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     keep_streams: bool = True
     draw: Text = "ordered"
 
     def __post_init__(self) -> None:
-        """Check that there is such a policy, and that nothing is said twice."""
+        """Check that there are such a table and such a policy, and that nothing is said twice."""
+        if self.file is not None and self.name is not None:
+            raise ConfigError("name: give either a file or the name of a table of the package, not both")
         if self.file is not None:
-            _check_only_file(self, "the table's file says that itself")
+            _check_alone(self, "file", "the table's file says that itself")
+        if self.name is not None:
+            _check_alone(self, "name", "the table says that itself")
+            try:
+                shipped_table(self.name)
+            except ConfigError as error:
+                raise ConfigError(f"name: {error}") from None
         if self.draw not in DRAW_POLICIES:
             raise ConfigError(f"draw: no policy is called {self.draw!r}; choose one of {', '.join(DRAW_POLICIES)}")
 
@@ -178,7 +189,7 @@ class FederationConfig(Section, frozen=True):
         check_ceilings([(step.from_share, step.ceiling) for step in self.ceiling])
 
 
-def _check_only_file(choice: NetworkChoice | TableChoice, why: str) -> None:
+def _check_alone(choice: NetworkChoice | TableChoice, key: str, why: str) -> None:
     for field in msgspec.structs.fields(choice):
-        if field.name != "file" and getattr(choice, field.name) != field.default:
-            raise ConfigError(f"{field.name}: leave it out beside file: {why}")
+        if field.name != key and getattr(choice, field.name) != field.default:
+            raise ConfigError(f"{field.name}: leave it out beside {key}: {why}")

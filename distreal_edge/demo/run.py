@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from rich.text import Text
 
+from distreal_edge.config import build_table
 from distreal_edge.data import load_dataset
 from distreal_edge.demo.folder import claim_folder
 from distreal_edge.demo.needs import check_needs
@@ -65,9 +66,10 @@ def run_demo(scenario: Scenario, folder: Path, console: Console) -> DemoReport:
     the main thread. Raises the errors of ours for what is wrong before anything starts.
     """
     check_needs(scenario)
+    table = build_table(scenario.table, scenario.network, scenario.training.batch)
     folder = folder.resolve()
     replaced = claim_folder(folder)
-    stage = Stage(console, scenario, rows=scenario.table.rows)
+    stage = Stage(console, scenario, rows=len(table.rows))
     with _logging_to(folder / "logs" / "demo.log"), Interruption() as interruption:
         started_s = time.time()
         _introduce(stage, scenario, folder, replaced=replaced)

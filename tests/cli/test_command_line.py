@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from distreal_edge import __version__, zoo
 from distreal_edge.cli import cli as group
 from distreal_edge.durable import held_folder
-from distreal_edge.search import uniform_table
+from distreal_edge.search import shipped_tables, uniform_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,9 +214,27 @@ def test_check_config_reads_the_files_that_are_named(cli: Run, write: Any, tmp_p
     failed(cli("check-config", write(files.replace("net.saf", "no.saf"))), 3, "no.safetensors: cannot read the network")
     failed(cli("check-config", write(files.replace("table.json", "no.json"))), 5, "no.json: cannot read the table")
     other = files.replace('file = "net.safetensors"', 'zoo = "resnet20"')
-    failed(cli("check-config", write(other)), 5, "the table belongs to the network")
+    failed(cli("check-config", write(other)), 5, "table.json: the table belongs to the network")
     (tmp_path / "net.safetensors").write_bytes(b"damaged")
     failed(cli("check-config", write(files)), 3, "net.safetensors: ")
+
+
+def test_check_config_holds_a_table_of_the_package_against_the_network(cli: Run, write: Any) -> None:
+    name = next(name for name in shipped_tables() if name.startswith("resnet20-cifar10-"))
+    sound = f"""\
+federation = "farm"
+state = "state"
+[network]
+zoo = "resnet20"
+crop_padding = 4
+[table]
+name = "{name}"
+"""
+    assert cli("check-config", write(sound)).returncode == 0
+    other = sound.replace('"resnet20"', '"resnet8"')
+    failed(cli("check-config", write(other)), 5, f"distreal-edge: {name}: the table belongs to the network ")
+    misspelt = sound.replace(name, f"{name}s")
+    failed(cli("check-config", write(misspelt)), 2, "config.toml:7: table.name: no table of the package is called ")
 
 
 def test_check_config_finds_that_nobody_would_measure_statistics(cli: Run, write: Any) -> None:

@@ -19,6 +19,7 @@ from distreal_edge.config import (
     load_config,
 )
 from distreal_edge.errors import ConfigError
+from distreal_edge.search import shipped_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ state = "state"
 [data]
 name = "mnist"
 """
+SHIPPED = shipped_tables()[0]
 FEDERATION = """\
 federation = "farm"
 state = "state"
@@ -109,6 +111,12 @@ def test_whole_numbers_stand_for_real_ones_and_arrays_of_tables_are_read(load: C
         ("mean = [0, 0, 0]\nstd = [1, 1, 0]\n", 7, "network.std[2]: expected `float` >= 1e-06"),
         ("file = 'x'\n", 6, "network.file: give either a file or a name in the zoo, not both"),
         ("[table]\nfile = 'x'\nrows = 3\n", 8, "table.rows: leave it out beside file"),
+        ("[table]\nname = 'RESNET'\n", 7, "table.name: no table of the package is called 'RESNET'; there are "),
+        (f"[table]\nrows = 8\nname = '{SHIPPED}x'\n", 8, f"'{SHIPPED}x'; did you mean {SHIPPED!r}? there are "),
+        (f"[table]\nfile = 'x'\nname = '{SHIPPED}'\n", 8, "table.name: give either a file or the name of a table"),
+        (f"[table]\nname = '{SHIPPED}'\ndraw = 'random'\n", 8, "table.draw: leave it out beside name"),
+        (f"[table]\nname = '{SHIPPED}'\nrows = 3\n", 8, "table.rows: leave it out beside name"),
+        ("[table]\nname = ''\n", 7, "table.name: expected `str` of length >= 1"),
         ("[evaluation]\nimages = 500\n", 7, "evaluation.images: needs the dataset's name as well"),
         ("[evaluation]\nname = 'mnist'\ncalibration_images = 1\n", 8, "evaluation.calibration_images: one image"),
         ("[broker]\nhost = ''\n", 7, "broker.host: expected `str` of length >= 1"),
@@ -212,6 +220,9 @@ def test_keys_that_do_not_tell_the_role_are_an_error(tmp_path: Path, text: str) 
         lambda: NetworkChoice(zoo="resnet8", std=(1.0, 1.0, 1.0)),
         lambda: TableChoice(file="a", keep_streams=False),
         lambda: TableChoice(draw="x"),
+        lambda: TableChoice(name="x"),
+        lambda: TableChoice(name=SHIPPED, file="x"),
+        lambda: TableChoice(name=SHIPPED, keep_streams=False),
         lambda: Evaluation(root="x"),
         lambda: Evaluation(calibration_images=3),
         lambda: Shard(kind="iid", shards=2, index=2),

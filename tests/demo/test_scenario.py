@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distreal_edge.config import DeviceConfig, FederationConfig, load_config
+from distreal_edge.config import DeviceConfig, FederationConfig, TableChoice, build_table, load_config
 from distreal_edge.data import shard_indices
 from distreal_edge.demo import default_scenario
 from distreal_edge.demo.folder import claim_folder
 from distreal_edge.demo.scenario import write_files
 from distreal_edge.demo.toml import to_toml
+from distreal_edge.dropout import DRAW_POLICIES
+from distreal_edge.search import shipped_table, shipped_tables
 
 if TYPE_CHECKING:
     from distreal_edge.demo import Scenario
@@ -96,6 +98,47 @@ def test_the_weak_board_does_not_get_most_of_the_images() -> None:
         for shard in shard_indices(labels, kind="dirichlet", shards=4, seed=scenario.seed, alpha=scenario.alpha)
     ]
     assert sizes[3] < np.mean(sizes)
+
+
+@pytest.mark.parametrize("draw", DRAW_POLICIES)
+def test_the_demo_has_the_table_that_was_searched_for_its_draw_or_uniform_rates(tmp_path: Path, draw: str) -> None:
+    scenario = default_scenario(draw=draw)
+    folder = tmp_path / "report"
+    claim_folder(folder)
+    commands = write_files(scenario, folder, host="127.0.0.1", port=4321)
+    written = load_config(commands["aggregator"][-1], FederationConfig).table
+    table = build_table(written, scenario.network, scenario.training.batch)
+    assert table.draw == draw
+    name = f"demo-fashion-mnist-{draw}"
+    if name in shipped_tables():
+        assert written == TableChoice(name=name)
+        assert table == shipped_table(name)
+    else:
+        assert table.origin == "uniform"
+        assert len(table.rows) == 8
+
+
+@pytest.mark.parametrize("draw", ["ordered", "random"])
+@pytest.mark.parametrize("ceiling", [0.3, 0.5, 1.0])
+def test_every_ceiling_leaves_rows_to_choose_from(draw: str, ceiling: float) -> None:
+    scenario = default_scenario(draw=draw)
+    assert ceiling in {step.ceiling for step in scenario.ceiling}
+    table = build_table(scenario.table, scenario.network, scenario.training.batch)
+    allowed = table.under(ceiling)
+    assert len(allowed) >= 4
+    # The weak board has a row to go down to, and the others can make use of what the ceiling lets them.
+    assert allowed[0].macs < 0.1 * table.rows[-1].macs
+    assert allowed[-1].macs > 0.5 * ceiling * table.rows[-1].macs
+
+
+def test_what_is_written_of_a_table_does_not_contradict_it(tmp_path: Path) -> None:
+    scenario = default_scenario(draw="random")
+    folder = tmp_path / "report"
+    claim_folder(folder)
+    path = Path(write_files(scenario, folder, host="127.0.0.1", port=4321)["aggregator"][-1])
+    section = path.read_text(encoding="utf-8").partition("[table]\n")[2].partition("\n[")[0]
+    assert "random" in section
+    assert "ordered" not in section
 
 
 @pytest.mark.parametrize(("seconds", "least"), [(1.0, 2), (180.0, 8)])

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import distreal_edge as de
 from distreal_edge.dropout import DRAW_POLICIES, MAXIMUM_ROWS, MAXIMUM_TABLE_BYTES, SCHEMA_VERSION
+from distreal_edge.search import shipped_table, shipped_tables
+
+if TYPE_CHECKING:
+    import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dropout.md").read_text()
 
@@ -23,6 +28,22 @@ def test_the_pages_example_runs() -> None:
     assert isinstance(cost, de.Cost)
     assert isinstance(row, de.Row)
     assert cost.macs == row.macs
+
+
+def test_the_pages_shipped_table_fits_its_network(capsys: pytest.CaptureFixture[str]) -> None:
+    made: dict[str, object] = {}
+    for block in _blocks("python"):
+        exec(compile(block, "docs/dropout.md", "exec"), made)
+    assert isinstance(made["table"], de.Table)
+    assert capsys.readouterr().out == f"{shipped_tables()}\n"
+
+
+def test_the_page_tells_of_every_shipped_table() -> None:
+    section = PAGE.partition("## Tables that are shipped")[2].partition("\n## ")[0]
+    for name in shipped_tables():
+        network, draw, data = name.partition("-")[0], name.rpartition("-")[2], shipped_table(name).data
+        assert name == f"{network}-{data}-{draw}"
+        assert all(f"`{part}`" in section for part in (network, data, draw))
 
 
 def test_the_pages_table_is_a_table() -> None:

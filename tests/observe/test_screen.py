@@ -39,12 +39,12 @@ def drawn(what: RenderableType, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
-def frame(view: FederationView, width: int, *, unicode: bool = True) -> list[str]:
+def frame(view: FederationView, width: int, *, unicode: bool = True, rows: int = 8) -> list[str]:
     what = live_frame(
         view,
         training_s=95.0,
         now_s=1005.0,
-        rows=8,
+        rows=rows,
         most_cores=4.0,
         target=0.85,
         width=width,
@@ -63,6 +63,18 @@ def test_a_frame_shows_every_figure_whole_at_any_width(width: int) -> None:
         assert figure in text
     assert "84.00% after round 6, target 85%" in text
     assert "round 7 of 12, rows up to 100%, collecting, 1 answered, about 1:25 left" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 112, 160])
+def test_a_table_of_many_rows_needs_no_more_space(width: int) -> None:
+    devices = tuple(replace(device, row=63 if device.row == 7 else device.row) for device in VIEW.devices)
+    many, few = frame(replace(VIEW, devices=devices), width, rows=64), frame(VIEW, width)
+    text = "\n".join(many)
+    assert len(many) == len(few)
+    assert all(len(line) <= width for line in many)
+    assert "…" not in text
+    for figure in ("63 of 63", " 3 of 63", "1,234", "12.346"):
+        assert figure in text
 
 
 def test_a_frame_fits_an_ordinary_terminal_in_height() -> None:
