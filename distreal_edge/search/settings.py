@@ -47,7 +47,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     cost: Cost = "macs"
     profile_digest: str | None = None
     memory: bool = False
-    population: Annotated[int, msgspec.Meta(ge=4, le=10_000)] = 40
+    population: Annotated[int, msgspec.Meta(ge=4, le=10_000)] = 16
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
 
     def __post_init__(self) -> None:
