@@ -92,7 +92,7 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--confirm-steps", default=200, show_default=True, type=click.IntRange(2), help="And of a confirmation.")
 @click.option("--confirm-seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="Its repetitions.")
 @click.option("--validation-images", default=1024, show_default=True, type=click.IntRange(2))
-@click.option("--population", default=40, show_default=True, type=click.IntRange(4, 10_000), help="Of NSGA-II.")
+@click.option("--population", default=16, show_default=True, type=click.IntRange(4, 10_000), help="Of NSGA-II.")
 @click.option("--crop-padding", default=0, show_default=True, type=click.IntRange(0, 64), help="Of a zoo network.")
 @click.option("--horizontal-flip", is_flag=True, help="Of a zoo network: mirror every other image in training.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31))
@@ -118,6 +118,7 @@ def search(**given: Any) -> None:
     storage = given["storage"] or f"sqlite:///{out.with_suffix('.search.db').resolve()}"
     job = Job(storage, name, settings, network.to_bytes(), images, profile)
     workers = given["workers"] or len(os.sched_getaffinity(0))
+    data = job.hold_out(dataset)  # before anything is stored that a corrected command would contradict
     with job.open_study(network) as study:
 
         def search_on(report: Callable[[SearchProgress], None]) -> None:
@@ -125,6 +126,7 @@ def search(**given: Any) -> None:
                 job,
                 network,
                 study,
+                data,
                 budget_s=given["budget"],
                 workers=workers,
                 candidates=2 * given["rows"],

@@ -58,6 +58,7 @@ def run_search(
     job: Job,
     network: Network,
     study: SearchStudy,
+    data: HeldIn,
     *,
     budget_s: float,
     workers: int,
@@ -66,11 +67,10 @@ def run_search(
 ) -> None:
     """Screen and confirm within the budget, counting what this machine has spent on this search before.
 
-    Whenever it is killed, the next call goes on; what was evaluated is never evaluated again. Raises what opening the
-    data raises, and `StateError` when a worker fails.
+    Whenever it is killed, the next call goes on; what was evaluated is never evaluated again. `data` is what the job
+    sets aside of its images. Raises `StateError` when a worker fails.
     """
     clock = _Clock(study)
-    data = job.hold_out(job.images.load())
     _make_snapshots(job, network, study, data, threads=workers, report=report, clock=clock)
     study.queue(seed_vectors(network, job.settings.cheapest))
     screening_s = budget_s * _SCREENING_SHARE - clock.spent_s()

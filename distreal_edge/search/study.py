@@ -140,7 +140,7 @@ class SearchStudy:
             study_name=name,
             directions=["minimize"] * objectives,
             load_if_exists=True,
-            sampler=_sampler(self.settings.population, len(self._sizes)) if objectives > 1 else None,
+            sampler=_sampler(self.settings.population) if objectives > 1 else None,
         )
 
     def _claim_settings(self, name: str) -> None:
@@ -382,14 +382,13 @@ class SearchStudy:
         return time.monotonic() - seen >= _NAMELESS_S
 
 
-def _sampler(population: int, genes: int) -> optuna.samplers.NSGAIISampler:
+def _sampler(population: int) -> optuna.samplers.NSGAIISampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.NSGAIISampler(
             population_size=population,
-            crossover=optuna.samplers.nsgaii.SBXCrossover(eta=5.0),
-            mutation=optuna.samplers.nsgaii.PolynomialMutation(eta=5.0),
-            mutation_prob=min(0.5, 2.0 / genes),
+            crossover=optuna.samplers.nsgaii.BLXAlphaCrossover(),
+            mutation=optuna.samplers.nsgaii.PolynomialMutation(),
         )
 
 
