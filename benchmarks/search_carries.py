@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/search_carries.py --draw ordered
 
 ResNet-20. Two sets of vectors: some of equal MACs (a quarter of the full network's), among them every family, and some
-spread from 1/16 to 3/4. Scores are those of the search: the mean training loss under dropout (screening), and the fall
-of the full network's loss (confirmation). Printed is Spearman's rank correlation, for screening and for confirmation:
-between seeds, between the early and the late snapshot, between k and 4k mini-batches, between screening and
-confirmation, and between CIFAR-10 and Fashion-MNIST.
+spread from 1/16 to 3/4. Scores are those of the search: the mean training loss under dropout (screening), and the full
+network's loss after some mini-batches and a few more at full width (confirmation). Printed is Spearman's rank
+correlation, for screening and for confirmation: between seeds, between the early and the late snapshot, between k and
+4k mini-batches, between screening and confirmation, and between CIFAR-10 and Fashion-MNIST; and every vector's figures,
+with one that keeps a single filter in most groups and so cannot learn: a score that ranks it high is no score.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Counts = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Score:
-    """One score of one vector; `recovery` 0 is screening."""
+    """One score of one vector; no `recovery` is screening."""
 
     data: str
     draw: str
@@ -44,7 +45,7 @@ class Score:
     snapshot: int
     steps: int
     seed: int
-    recovery: int
+    recovery: int | None
 
 
 def main() -> None:
@@ -57,8 +58,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     sets = vectors(given.vectors)
-    screening = Score("cifar10", given.draw, (), 1, given.steps, HELD_OUT, 0)
+    screening = Score("cifar10", given.draw, (), 1, given.steps, HELD_OUT, None)
     confirmation = replace(screening, steps=given.confirm_steps, recovery=40)
+    unrecovered = replace(confirmation, recovery=0)
     pairs = {
         "screening, another seed": (screening, replace(screening, seed=HELD_OUT + 1)),
         "screening, late and early snapshot": (screening, replace(screening, snapshot=0)),
@@ -72,10 +74,14 @@ def main() -> None:
         ),
         "confirmation, CIFAR-10 and Fashion-MNIST": (confirmation, replace(confirmation, data="fashion-mnist")),
         "screening and confirmation": (screening, confirmation),
+        "confirmation with recovery and without": (confirmation, unrecovered),
     }
+    dead = dead_vector()
     every = [counts for own in sets.values() for counts in own]
     kinds = list(dict.fromkeys(kind for pair in pairs.values() for kind in pair))
     scores = [replace(kind, counts=counts) for kind in kinds for counts in every]
+    figures = [screening, unrecovered, confirmation]
+    scores += [replace(kind, counts=dead) for kind in figures] + [replace(kind, counts=()) for kind in figures[1:]]
     with tempfile.TemporaryDirectory() as folder:
         for data in SHAPES:
             made = take_snapshots(
@@ -95,6 +101,20 @@ def main() -> None:
             for own in sets.values()
         ]
         print(f"{name:45} " + "  ".join(f"{value:5.2f}" for value in found), flush=True)
+    network = fresh("cifar10")
+    print("share of MACs; screening loss; fall of the full network's loss, nats x 1000, without recovery and with it")
+    for counts in sorted([*every, dead], key=lambda counts: macs_of(network, counts)):
+        share = macs_of(network, counts) / macs_of(network, network.plan.sizes)
+        falls = [losses[kind] - losses[replace(kind, counts=counts)] for kind in figures[1:]]
+        shown = " ".join(f"{1e3 * fall:7.1f}" for fall in falls)
+        name = " (cannot learn)" if counts == dead else ""
+        print(f"{share:6.3f} {losses[replace(screening, counts=counts)]:7.3f} {shown}  {counts}{name}")
+
+
+def dead_vector() -> Counts:
+    """Return a vector of an eighth of the MACs that cannot learn: whole at the front, one filter behind it."""
+    sizes = fresh("cifar10").plan.sizes
+    return (sizes[0], sizes[1] // 2, sizes[2] // 3, *(1 for _ in sizes[3:]))
 
 
 def vectors(number: int) -> dict[str, list[Counts]]:
@@ -144,7 +164,7 @@ def snapshot(data: str, draw: str, number: int) -> Network:
 def score(one: Score) -> float:
     """Return one loss."""
     start, held_in, recipe = snapshot(one.data, one.draw, one.snapshot), images(one.data), Recipe(one.draw)
-    if one.recovery == 0:
+    if one.recovery is None:
         return training_loss(start, one.counts, held_in, recipe, steps=one.steps, seed=one.seed)
     loss, _ = recovered_losses(
         start, one.counts, held_in, recipe, steps=one.steps, seed=one.seed, recovery=one.recovery

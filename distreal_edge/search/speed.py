@@ -176,13 +176,13 @@ def recovered_losses(
     Both in nats; the second is the mean training loss of those mini-batches, 0 when there are none. The weights of the
     second half of them are averaged, as a round averages them; from there the full network trains for `recovery`
     mini-batches that are the same for all vectors, whose second half is averaged again. No counts: nothing is trained
-    but these.
+    but these. No recovery: the network is judged as the vector left it.
     """
     network: Network | None = snapshot
     own_loss = 0.0
     if counts:
         network, own_loss = _averaged(_Training(snapshot, data.train, recipe, seed, threads), counts, steps)
-    if network is not None:
+    if network is not None and recovery:
         last = _Training(network, data.train, recipe.gentle(), seed + _OTHER_SEEDS, threads)
         network, _ = _averaged(last, network.plan.sizes, recovery)
     return (DIVERGED, DIVERGED) if network is None else (full_loss(network, data, threads), own_loss)
