@@ -36,6 +36,10 @@ def _balanced(width: float, _depth: float, carried: bool) -> float:
     return width if carried else width * width
 
 
+def _steep(width: float, _depth: float, carried: bool) -> float:
+    return width if carried else width**4
+
+
 def _early(width: float, depth: float, _carried: bool) -> float:
     return float(width ** (1.5 - depth))
 
@@ -45,13 +49,20 @@ def _late(width: float, depth: float, _carried: bool) -> float:
 
 
 FAMILIES: Mapping[str, Callable[[float, float, bool], float]] = MappingProxyType(
-    {"uniform": _uniform, "inner": _inner, "balanced": _balanced, "early": _early, "late": _late}
+    {
+        "uniform": _uniform,
+        "balanced": _balanced,
+        "steep": _steep,
+        "inner": _inner,
+        "early": _early,
+        "late": _late,
+    }
 )
 """The share of a group that each family keeps, from a width in [0, 1], its depth in [0, 1], and whether it is carried.
 
 `uniform`: the same everywhere. `inner`: what is carried stays whole, what is inside the blocks is thinned; where even
-one filter in each of those is too dear, the rest is thinned as well. `balanced`: inside the blocks the square of the
-share that is carried. `early`, `late`: more is dropped early, or late, in the network.
+one filter in each of those is too dear, the rest is thinned as well. `balanced`, `steep`: inside the blocks the square,
+or the fourth power, of the share that is carried. `early`, `late`: more is dropped early, or late, in the network.
 """
 
 
