@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import numpy as np
 
-from distreal_edge.dropout import MAXIMUM_ROWS, check_policy
+from distreal_edge.dropout import check_policy
 from distreal_edge.errors import ConfigError
 from distreal_edge.search.speed import Horizon, Recipe  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
     from distreal_edge.data import Dataset
 
-__all__ = ["LEAST_ROWS", "SearchSettings", "dataset_digest"]
+__all__ = ["SearchSettings", "dataset_digest"]
 
-LEAST_ROWS = 16
 Cost = Literal["macs", "seconds"]
 _Count = Annotated[int, msgspec.Meta(ge=2, le=10_000_000)]
 
@@ -62,14 +61,6 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def objectives(self) -> tuple[str, ...]:
         """What is minimised: cost, loss, and memory if asked for."""
         return (self.cost, "loss", "memory") if self.memory else (self.cost, "loss")
-
-
-def check_rows(rows: int) -> int:
-    """Return the most rows that a table shall have, or raise `ConfigError`."""
-    if not LEAST_ROWS <= rows <= MAXIMUM_ROWS:
-        message = f"a table from a search has {LEAST_ROWS} to {MAXIMUM_ROWS} rows, not {rows}"
-        raise ConfigError(message)
-    return rows
 
 
 def dataset_digest(dataset: Dataset) -> str:
