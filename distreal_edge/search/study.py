@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-import warnings
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ try:
 except ImportError:  # an extra; the command line names it
     raise ConfigError("the search needs Optuna: pip install 'distreal-edge[search]'") from None
 
+from distreal_edge.search.breeding import make_sampler
 from distreal_edge.search.processes import is_alive, this_machine, this_process
 from distreal_edge.search.storage import STORAGE_FAILURES, open_storage, opening_errors, reason_of, without_password
 
@@ -140,7 +140,7 @@ class SearchStudy:
             study_name=name,
             directions=["minimize"] * objectives,
             load_if_exists=True,
-            sampler=_sampler(self.settings.population) if objectives > 1 else None,
+            sampler=make_sampler(self.settings.population) if objectives > 1 else None,
         )
 
     def _claim_settings(self, name: str) -> None:
@@ -380,16 +380,6 @@ class SearchStudy:
             return not is_alive(worker)
         seen = self._nameless.setdefault((study.study_name, trial.number), time.monotonic())
         return time.monotonic() - seen >= _NAMELESS_S
-
-
-def _sampler(population: int) -> optuna.samplers.NSGAIISampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.NSGAIISampler(
-            population_size=population,
-            crossover=optuna.samplers.nsgaii.BLXAlphaCrossover(),
-            mutation=optuna.samplers.nsgaii.PolynomialMutation(),
-        )
 
 
 def _gene(group: int) -> str:
