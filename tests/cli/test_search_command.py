@@ -20,6 +20,7 @@ import pytest
 from distreal_edge.dropout import Table, filter_counts
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search.evidence import Evidence
+from distreal_edge.search.storage import STORAGE_FAILURES, open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,11 +71,14 @@ def run(folder: Path, *arguments: str, timeout_s: float = 100.0) -> subprocess.C
 
 def evaluations(folder: Path) -> dict[int, tuple[Any, ...]]:
     """Return what is stored of every vector that was screened, by its number."""
-    storage = f"sqlite:///{folder / 'table.search.db'}"
-    try:
-        trials = optuna.load_study(study_name="tiny npz ordered", storage=storage).get_trials()
-    except (KeyError, optuna.exceptions.StorageInternalError):  # not made yet
+    if not (folder / "table.search.db").exists():
         return {}
+    try:
+        storage = open_storage(f"sqlite:///{folder / 'table.search.db'}")
+        trials = optuna.load_study(study_name="tiny npz ordered", storage=storage).get_trials()
+    except (KeyError, *STORAGE_FAILURES):  # it is being made
+        return {}
+    storage.engine.dispose()
     return {
         trial.number: (trial.values, trial.params, trial.user_attrs)
         for trial in trials

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import threading
+import time
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from distreal_edge.errors import StateError
+from distreal_edge.search import run
+from distreal_edge.search.run import screening_hypervolume, uniform_counts
+from distreal_edge.search.study import Evaluation, Task
+from distreal_edge.search.worker import Images, Job, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distreal_edge.network import Network
+    from distreal_edge.search.settings import SearchSettings
+
+
+@pytest.fixture
+def job(storage: str, settings_with: Callable[..., SearchSettings], network: Network, tmp_path: Path) -> Job:
+    return Job(storage, "one", settings_with(), network.to_bytes(), Images("npz", tmp_path / "nowhere.npz"))
+
+
+class Unwanted:
+    def __init__(self, *_job: object, **_more: object) -> None:
+        raise AssertionError
+
+
+def test_a_command_waits_for_the_tasks_that_others_are_at(
+    job: Job, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "Workers", Unwanted)
+    monkeypatch.setattr(run, "_POLL_S", 0.05)
+    vectors = dict.fromkeys([(), (4, 6), *uniform_counts(network, job.settings.cheapest)])
+    tasks = [Task(counts, snapshot, seed) for counts in vectors for snapshot in (0, 1) for seed in (101, 102)]
+    with job.open_study(network) as study, job.open_study(network) as other:
+        other.request(tasks)
+        taken = [other.next_task() for _ in tasks]
+
+        def finish() -> None:
+            time.sleep(0.5)
+            for one in taken:
+                assert one is not None
+                other.finish(one[0], 1.0, 1.0, 1.0)
+
+        others = threading.Thread(target=finish)
+        others.start()
+        run._confirm(job, network, study, [(4, 6)], 2, lambda _progress: None, run._Clock(study))
+        assert {one.task for one in study.confirmations()} == set(tasks)
+        others.join()
+        assert study.spent_s() > 0.0
+
+
+def test_a_worker_that_fails_ends_the_search(job: Job, network: Network, capfd: Any) -> None:
+    def wait() -> None:
+        for _ in run._while_running(Workers(job, 1, confirm=True)):
+            pass
+
+    with pytest.raises(StateError, match="a worker of the search has failed: search-1 ended with exit code 1; its own"):
+        wait()
+    assert "nowhere.npz" in capfd.readouterr().err
+
+
+def test_nothing_screened_asks_for_more_time(job: Job) -> None:
+    with pytest.raises(StateError, match="no vector could be screened within the budget; give the search more time"):
+        run._affordable(job.settings, [], 100.0, most=64)
+
+
+def test_more_seconds_confirm_more_vectors_between_few_and_the_most(job: Job) -> None:
+    # Two snapshots of two mini-batches took 0.04 s: 0.01 s for each, and a task some 0.1 s.
+    evaluations = [Evaluation(0, (4, 6), 1.0, 1, (1.0, 1.0), "full", 0.04, "")]
+    numbers = [run._affordable(job.settings, evaluations, seconds, most=64) for seconds in (0.0, 5.0, 20.0, 30.0, 1e6)]
+    assert numbers == sorted(numbers)
+    assert (numbers[0], numbers[-1]) == (20, 64)
+    assert 20 < numbers[2] <= numbers[3] <= 64
+    assert run._affordable(job.settings, evaluations, 0.0, most=16) == 16
+
+
+def test_guessing_is_worth_nothing_and_knowing_all_of_its_entropy(network: Network) -> None:
+    def screened(*losses: float) -> list[Evaluation]:
+        return [Evaluation(number, (1, 1), 0.05, 1, (loss,), "", 1.0, "") for number, loss in enumerate(losses)]
+
+    assert screening_hypervolume(screened(log(3)), 3, 0.05) == 0.0
+    assert screening_hypervolume(screened(0.0), 3, 0.05) == pytest.approx(log(3))
+    assert screening_hypervolume(screened(0.5, 0.4), 3, 0.05) == pytest.approx(log(3) - 0.4)
+
+
+def test_uniform_vectors_to_compare_with_leave_the_full_network_out(network: Network) -> None:
+    found = uniform_counts(network, 0.05)
+    assert len(set(found)) == len(found)
+    assert network.plan.sizes not in found
