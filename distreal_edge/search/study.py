@@ -269,6 +269,9 @@ class SearchStudy:
             trial = self._screening.ask()
             with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
                 trial.set_user_attr(_WORKER, this_process())
+                # What is queued would stay outside of NSGA-II's generations, and never be a parent, unless it is asked
+                # for the rates that it does not need.
+                _ = trial.relative_params
                 pairs = enumerate(self._sizes)
                 rates = [trial.suggest_float(_gene(group), 0.0, _rate(1, size)) for group, size in pairs]
                 kept = zip(rates, self._sizes, strict=True)

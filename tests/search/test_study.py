@@ -254,6 +254,20 @@ def test_what_is_known_is_queued_once(opens: Any, storage: str) -> None:
     assert states(storage) == ["COMPLETE", "WAITING", "WAITING"]
 
 
+def test_what_was_queued_is_bred_from(opens: Any) -> None:
+    # All that is queued keeps the first group whole, which at random one in four would, of the first generation's four.
+    search = opens(population=4)
+    search.queue([("inner", (4, keep)) for keep in (1, 2, 4, 6)])
+    for loss in (4.0, 3.0, 2.0, 1.0):
+        screen(search, loss)
+    whole = 0
+    for _ in range(12):
+        trial, counts = search.ask()
+        whole += counts[0] == 4
+        search.refuse(trial)
+    assert whole >= 8
+
+
 def test_a_refused_proposal_is_no_evaluation(opens: Any, storage: str) -> None:
     search = opens()
     trial, _ = search.ask()
