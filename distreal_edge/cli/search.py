@@ -325,6 +325,8 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table as Shown  # noqa: PLC0415
 
+    from distreal_edge.search.choice import LEAST_ROWS  # noqa: PLC0415
+
     console = Console(highlight=False)
     shown = Shown(box=None, pad_edge=False)
     for column in ("row", "MACs", "MB", "score", "kept of each group (%)"):
@@ -342,3 +344,7 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
         f"{out}, with its evidence and pictures beside it.",
         markup=False,
     )
+    if len(table.rows) < LEAST_ROWS:
+        console.print(
+            f"Only {len(table.rows)} rows stand above the noise; a longer --budget or more --confirm-seeds give more."
+        )

@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from distreal_edge.network import Network
     from distreal_edge.search.study import Confirmation, Evaluation
 
-__all__ = ["Confirmed", "choose_candidates", "confirmed_vectors", "estimated_scores", "seed_vectors", "table_of"]
+__all__ = [
+    "LEAST_ROWS",
+    "Confirmed",
+    "choose_candidates",
+    "confirmed_vectors",
+    "estimated_scores",
+    "seed_vectors",
+    "table_of",
+]
 
+LEAST_ROWS: Final = 16
+"""A table of fewer is told to be short: boards have more budgets than that."""
 _SEEDS_PER_FAMILY: Final = 8
 _FEATURES: Final = 4
 
