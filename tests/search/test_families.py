@@ -92,7 +92,9 @@ def test_a_plain_chain_carries_nothing() -> None:
 
 
 def test_an_unknown_family_is_refused(network: Network) -> None:
-    with pytest.raises(ConfigError, match=r"unknown family of vectors 'wide'; choose one of uniform, balanced, steep, inner"):
+    with pytest.raises(
+        ConfigError, match=r"unknown family of vectors 'wide'; choose one of uniform, balanced, steep, inner"
+    ):
         fit_family(network, "wide", 0.5)
 
 
