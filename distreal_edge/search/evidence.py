@@ -14,7 +14,7 @@ from distreal_edge.dropout import filter_counts
 from distreal_edge.durable import write_durably
 from distreal_edge.errors import StateError, TableError
 from distreal_edge.search.choice import confirmed_vectors, estimated_scores
-from distreal_edge.search.front import hypervolume
+from distreal_edge.search.front import hypervolume, pareto_front
 from distreal_edge.search.run import screening_hypervolume, uniform_counts
 from distreal_edge.search.settings import SearchSettings  # noqa: TC001 - msgspec reads the annotations
 
@@ -158,8 +158,11 @@ def gather_evidence(
 
 def _screened(evaluations: Sequence[Evaluation], classes: int, cheapest: float) -> tuple[ScreenedVector, ...]:
     found: list[ScreenedVector] = []
-    for position, one in enumerate(evaluations):
-        reached = screening_hypervolume(evaluations[: position + 1], classes, cheapest)
+    front: list[Evaluation] = []
+    for one in evaluations:
+        front.append(one)
+        front = [front[position] for position in pareto_front([(other.cost, -other.loss) for other in front])]
+        reached = screening_hypervolume(front, classes, cheapest)
         found.append(
             ScreenedVector(
                 one.number,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from distreal_edge.errors import StateError
 from distreal_edge.search.choice import choose_candidates, seed_vectors
-from distreal_edge.search.cost import CostOf
 from distreal_edge.search.families import fit_family
 from distreal_edge.search.front import hypervolume
 from distreal_edge.search.speed import take_snapshots
@@ -221,8 +220,3 @@ def _while_running(team: Workers) -> Iterator[None]:
                 time.sleep(_POLL_S)
         except ChildProcessError as error:
             raise StateError(f"a worker of the search has failed: {error}; its own message stands above") from None
-
-
-def cost_of(job: Job, network: Network) -> CostOf:
-    """Return how this search counts costs."""
-    return CostOf(network, job.settings.recipe.batch, job.profile)
