@@ -155,10 +155,9 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 def network_of(table: Table) -> tuple[Network, str]:
     """Return the network that a table belongs to, with fresh weights, and its name."""
-    for name in NETWORKS:
-        network = fresh_network(name)
-        if network.structure == table.network:
-            return network, name
+    for name, make in NETWORKS.items():
+        if make().structure == table.network:
+            return fresh_network(name), name
     network = fresh_network("demo")
     table.check_network(network.structure, network.plan.sizes)
     return network, "demo"
