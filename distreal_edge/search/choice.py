@@ -32,6 +32,8 @@ LEAST_ROWS: Final = 16
 """A table of fewer is told to be short: boards have more budgets than that."""
 _SEEDS_PER_FAMILY: Final = 8
 _FEATURES: Final = 4
+_WIDTH_COUNTS: Final = 0.02
+"""Nats that twice the cost is worth at the same training loss: what confirmations of ResNet-20 on CIFAR-10 showed."""
 
 Counts = tuple[int, ...]
 
@@ -51,28 +53,28 @@ def seed_vectors(network: Network, cheapest: float) -> list[tuple[str, Counts]]:
 def choose_candidates(evaluations: Sequence[Evaluation], number: int, cheapest: float) -> list[Counts]:
     """Return about `number` vectors to confirm: the best of each band of costs, and the full network.
 
-    Bands are of equal width in log2(cost) from `cheapest` to 1. A band whose best vector is worse than a cheaper one's
-    gives its place to the next best vectors of the front, so that noise in one band costs no row.
+    Bands are of equal width in log2(cost) from `cheapest` to 1. Wide vectors all have about the same training loss, but
+    those that train more filters do more for the full network; so a vector counts as beaten only when a cheaper one's
+    loss is lower by a little for each doubling of the cost. A band whose best vector is beaten gives its place to the
+    next best vectors of the front.
     """
-    chosen: dict[Counts, None] = {}
+
+    def unbeaten(among: Sequence[Evaluation]) -> list[Evaluation]:
+        points = [(one.cost, _WIDTH_COUNTS * log2(one.cost) - one.loss) for one in among]
+        return [among[position] for position in pareto_front(points)]
+
+    narrower = [evaluation for evaluation in evaluations if evaluation.cost < 1.0]
     best: dict[int, Evaluation] = {}
-    for evaluation in evaluations:
-        if evaluation.cost >= 1.0:
-            continue
+    for evaluation in narrower:
         band = min(number - 1, int(number * (1.0 - log2(max(evaluation.cost, cheapest)) / log2(cheapest))))
         if band not in best or evaluation.loss < best[band].loss:
             best[band] = evaluation
-    bands = [best[band] for band in sorted(best)]
-    for position in pareto_front([(evaluation.cost, -evaluation.loss) for evaluation in bands]):
-        chosen[bands[position].counts] = None
-    front = pareto_front([(evaluation.cost, -evaluation.loss) for evaluation in evaluations])
-    for position in sorted(front, key=lambda position: evaluations[position].loss):
+    chosen = dict.fromkeys(one.counts for one in unbeaten([best[band] for band in sorted(best)]))
+    for one in sorted(unbeaten(narrower), key=lambda one: one.loss):
         if len(chosen) >= number:
             break
-        if evaluations[position].cost < 1.0:
-            chosen[evaluations[position].counts] = None
-    chosen.update({evaluation.counts: None for evaluation in evaluations if evaluation.cost >= 1.0})
-    return list(chosen)
+        chosen[one.counts] = None
+    return list(chosen | dict.fromkeys(one.counts for one in evaluations if one.cost >= 1.0))
 
 
 @dataclass(frozen=True, slots=True)
