@@ -47,6 +47,15 @@ def table_of(name: str) -> Table:
     return shipped_table(name)
 
 
+def test_networks_have_a_table_for_each_of_two_draws() -> None:
+    assert shipped_tables() == (
+        "demo-fashion-mnist-ordered",
+        "demo-fashion-mnist-random",
+        "resnet20-cifar10-ordered",
+        "resnet20-cifar10-random",
+    )
+
+
 def test_the_folder_holds_tables_and_nothing_else_and_all_are_listed() -> None:
     assert {f"{name}.json" for name in shipped_tables()} == {file.name for file in FOLDER.iterdir()}
     assert all(file.stat().st_size < LARGEST_FILE_BYTES for file in FOLDER.iterdir())
