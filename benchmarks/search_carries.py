@@ -25,7 +25,7 @@ from search_speed import CIFAR10, HELD_OUT, SNAPSHOTS, images, snapshot_path
 
 from distreal_edge.network import Network, Preprocessing
 from distreal_edge.search.families import FAMILIES, fit_family, macs_of
-from distreal_edge.search.speed import Recipe, mixed_counts, recovered_losses, take_snapshots, training_loss
+from distreal_edge.search.speed import MixedRates, Recipe, recovered_losses, take_snapshots, training_loss
 from distreal_edge.zoo import resnet20
 
 EQUAL_SHARE = 0.25
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draw", default="ordered")
     parser.add_argument("--vectors", type=int, default=14, help="of each of the two sets")
-    parser.add_argument("--steps", type=int, default=50, help="of a screening")
+    parser.add_argument("--steps", type=int, default=100, help="of a screening")
     parser.add_argument("--confirm-steps", type=int, default=200)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
@@ -120,11 +120,11 @@ def dead_vector() -> Counts:
 def vectors(number: int) -> dict[str, list[Counts]]:
     """Return the two sets of vectors."""
     network = fresh("cifar10")
-    sizes, full = network.plan.sizes, macs_of(network, network.plan.sizes)
-    rng = np.random.default_rng(HELD_OUT)
+    full = macs_of(network, network.plan.sizes)
+    rng, mixed = np.random.default_rng(HELD_OUT), MixedRates(network.plan)
     equal = [fit_family(network, family, EQUAL_SHARE) for family in FAMILIES]
     while len(equal) < number:
-        counts = mixed_counts(sizes, rng)
+        counts = mixed(rng)
         if abs(macs_of(network, counts) / full - EQUAL_SHARE) < TOLERANCE:
             equal.append(counts)
     spread = [

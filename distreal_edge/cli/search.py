@@ -88,7 +88,7 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(2, 4096))
 @click.option("--lr", default=0.05, show_default=True, type=_Finite(1e-6, 100.0))
 @click.option("--snapshots", default="400,2000", show_default=True, type=_Numbers(), help="Mini-batches before each.")
-@click.option("--steps", default=50, show_default=True, type=click.IntRange(2), help="Mini-batches of a screening.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(2), help="Mini-batches of a screening.")
 @click.option("--confirm-steps", default=200, show_default=True, type=click.IntRange(2), help="And of a confirmation.")
 @click.option("--confirm-seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="Its repetitions.")
 @click.option("--validation-images", default=1024, show_default=True, type=click.IntRange(2))

@@ -18,6 +18,7 @@ from distreal_edge.dropout import Draws
 from distreal_edge.engine import Engine
 from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network import Network
+from distreal_edge.search.families import carried_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distreal_edge.data import Dataset
+    from distreal_edge.network import Plan
 
 __all__ = [
     "DIVERGED",
     "HeldIn",
     "Horizon",
+    "MixedRates",
     "Recipe",
     "full_loss",
     "hold_out",
-    "mixed_counts",
     "recovered_losses",
     "take_snapshots",
     "training_loss",
@@ -48,7 +50,7 @@ _AVERAGED_EVERY: Final = 5
 """Weights of every fifth mini-batch go into the average: neighbours are too much alike to say more."""
 _STATISTICS_BATCH: Final = 64
 _NARROWEST: Final = 0.25
-"""The least width of a mixed mini-batch: with exponents of up to two, groups keep 1/16 of their filters and more."""
+"""The least width of a mixed mini-batch; with exponents of up to 4.5 groups are thinned down to a single filter."""
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,15 +95,31 @@ def hold_out(dataset: Dataset, *, validation: int, calibration: int, seed: int) 
     return HeldIn(dataset.take(parts[2]), dataset.take(parts[0]), dataset.take(parts[1]))
 
 
-def mixed_counts(sizes: Sequence[int], rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw the counts of one mini-batch of a mixed-rate training: a width, and around it every group for itself.
+class MixedRates:
+    """Draw the counts of one mini-batch of a mixed-rate training: a width, and around it a shape.
 
-    Group `g` keeps the share `width ** exponent_g`: the width is uniform in 1/4..1, the exponents in 0..2. No shape of
-    vectors is preferred, so that none starts with an advantage.
+    Group `g` keeps the share `width ** exponent_g`. The width is uniform in 1/4..1. The exponent is the product of
+    three factors: one for all carried groups and one for all inner groups, each uniform in 0..2, so that whole streams
+    and thin blocks are as usual as the other way round; one that rises or falls with depth by up to a half; and the
+    group's own, uniform in 1/2..3/2. A shape that hardly ever occurs here would have to be got used to before it can
+    show what it is worth.
     """
-    width = rng.uniform(_NARROWEST, 1.0)
-    exponents = rng.uniform(0.0, 2.0, len(sizes))
-    return tuple(max(1, round(width**exponent * size)) for exponent, size in zip(exponents, sizes, strict=True))
+
+    def __init__(self, plan: Plan) -> None:
+        carried = carried_groups(plan)
+        self._sizes = plan.sizes
+        self._carried = np.array([group in carried for group in range(len(plan.sizes))])
+        self._depth = np.linspace(-1.0, 1.0, len(plan.sizes))
+
+    def __call__(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """Draw once."""
+        width = rng.uniform(_NARROWEST, 1.0)
+        of_carried, of_inner = rng.uniform(0.0, 2.0, 2)
+        tilt = 1.0 + rng.uniform(-0.5, 0.5) * self._depth
+        own = rng.uniform(0.5, 1.5, len(self._sizes))
+        exponents = np.where(self._carried, of_carried, of_inner) * tilt * own
+        shares = width**exponents
+        return tuple(max(1, round(share * size)) for share, size in zip(shares.tolist(), self._sizes, strict=True))
 
 
 def take_snapshots(
@@ -121,8 +139,9 @@ def take_snapshots(
     snapshots: list[Network] = []
     training = _Training(network, data.train, recipe, seed, threads)
     rng = np.random.default_rng((seed, 2))
+    mixed = MixedRates(network.plan)
     for step in range(1, max(at) + 1):
-        training.step(mixed_counts(network.plan.sizes, rng))
+        training.step(mixed(rng))
         if step in at:
             if not _are_finite(training.engine.weights):
                 raise ConfigError(
@@ -151,12 +170,14 @@ def full_loss(network: Network, data: HeldIn, threads: int = 1) -> float:
 def training_loss(
     snapshot: Network, counts: Sequence[int], data: HeldIn, recipe: Recipe, *, steps: int, seed: int, threads: int = 1
 ) -> float:
-    """Return the mean training loss, in nats, of `steps` mini-batches that keep these counts of each group.
+    """Return the mean training loss, in nats, of the second half of `steps` mini-batches that keep these counts.
 
-    It is the subnetwork's own loss, and cheap: what a search screens by.
+    It is the subnetwork's own loss, and cheap: what a search screens by. The first half is for getting used to the
+    vector.
     """
     training = _Training(snapshot, data.train, recipe, seed, threads)
-    loss = float(np.mean([training.step(counts) for _ in range(steps)]))
+    losses = [training.step(counts) for _ in range(steps)]
+    loss = float(np.mean(losses[steps // 2 :]))
     return loss if np.isfinite(loss) else DIVERGED
 
 

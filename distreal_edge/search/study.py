@@ -333,10 +333,20 @@ class SearchStudy:
             trial = self._confirming.ask()
             with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
                 trial.set_user_attr(_WORKER, this_process())
-                if "task" in trial.user_attrs:
+                # Another process may have taken the last one, or two may have queued the same at once.
+                if "task" in trial.user_attrs and not self._is_at_work(trial):
                     return trial, _task(trial)
-                self._confirming.tell(trial, state=TrialState.FAIL)  # another process took the last one
+                self._confirming.tell(trial, state=TrialState.FAIL)
         return None
+
+    def _is_at_work(self, trial: Trial) -> bool:
+        others = self._confirming.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        return any(
+            other.state is TrialState.COMPLETE
+            or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
+            for other in others
+            if other.number != trial.number and other.user_attrs.get("task") == trial.user_attrs["task"]
+        )
 
     def finish(self, trial: Trial, loss: float, own_loss: float, seconds: float) -> None:
         """Store what came of a task; from here on it is never lost."""

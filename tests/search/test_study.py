@@ -354,6 +354,20 @@ def test_a_task_that_another_process_took_is_not_taken_again(opens: Any) -> None
     assert other.next_task() is None
 
 
+def test_a_task_that_two_machines_queued_at_once_is_done_once(opens: Any) -> None:
+    one, other = opens(), opens()
+    for search in (one, other):  # neither has seen the other's yet
+        search._confirming.enqueue_trial({}, user_attrs={"task": [[1, 1], 0, 7]})
+    taken = one.next_task()
+    assert taken is not None
+    assert taken[1] == Task((1, 1), 0, 7)
+    assert other.next_task() is None
+    one.finish(taken[0], 1.0, 1.0, 1.0)
+    other._confirming.enqueue_trial({}, user_attrs={"task": [[1, 1], 0, 7]})
+    assert other.next_task() is None
+    assert len(other.confirmations()) == 1
+
+
 def _work(storage: str, settings: SearchSettings, done: Any) -> None:
     with SearchStudy(storage, "one", settings, SIZES) as search:
         while (taken := search.next_task()) is not None:
