@@ -284,13 +284,7 @@ class SearchStudy:
 
         All trials say what they propose before they ask, so that of two at once one goes on.
         """
-        others = self._screening.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        same = [other for other in others if other.number != trial.number and _counts_of(other) == counts]
-        return any(
-            other.state is TrialState.COMPLETE
-            or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
-            for other in same
-        )
+        return _another_has(self._screening, trial, lambda other: _counts_of(other) == counts)
 
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
         """Store an evaluation; from here on it is never lost."""
@@ -334,19 +328,14 @@ class SearchStudy:
             with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
                 trial.set_user_attr(_WORKER, this_process())
                 # Another process may have taken the last one, or two may have queued the same at once.
-                if "task" in trial.user_attrs and not self._is_at_work(trial):
+                if "task" in trial.user_attrs and not self._is_done_elsewhere(trial):
                     return trial, _task(trial)
                 self._confirming.tell(trial, state=TrialState.FAIL)
         return None
 
-    def _is_at_work(self, trial: Trial) -> bool:
-        others = self._confirming.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        return any(
-            other.state is TrialState.COMPLETE
-            or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
-            for other in others
-            if other.number != trial.number and other.user_attrs.get("task") == trial.user_attrs["task"]
-        )
+    def _is_done_elsewhere(self, trial: Trial) -> bool:
+        task = trial.user_attrs["task"]
+        return _another_has(self._confirming, trial, lambda other: other.user_attrs.get("task") == task)
 
     def finish(self, trial: Trial, loss: float, own_loss: float, seconds: float) -> None:
         """Store what came of a task; from here on it is never lost."""
@@ -393,6 +382,16 @@ class SearchStudy:
             return not is_alive(worker)
         seen = self._nameless.setdefault((study.study_name, trial.number), time.monotonic())
         return time.monotonic() - seen >= _NAMELESS_S
+
+
+def _another_has(study: optuna.Study, trial: Trial, same: Callable[[FrozenTrial], bool]) -> bool:
+    # Whether a trial with the same work has finished, or is at it and came earlier: of two at once one goes on.
+    others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    return any(
+        other.state is TrialState.COMPLETE or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
+        for other in others
+        if other.number != trial.number and same(other)
+    )
 
 
 def _gene(group: int) -> str:
