@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distreal_edge.engine import Engine
+from distreal_edge.engine import Engine, mean_cross_entropy
 from distreal_edge.errors import DataError
 from distreal_edge.network import Network
 
@@ -75,10 +75,7 @@ def with_statistics(network: Network, statistics: Mapping[str, NDArray[np.float3
 
 def evaluate(network: Network, test: Dataset, threads: int) -> Scores:
     """Score the full network, with the statistics it has."""
-    logits = Engine(network).predict(test.images, threads=threads).astype(np.float64)
+    logits = Engine(network).predict(test.images, threads=threads)
     accuracy = float(np.mean(np.argmax(logits, axis=1) == test.labels))
-    with np.errstate(invalid="ignore"):  # a model that has diverged scores badly; it is no fault of ours
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1))
-        loss = float(np.mean(log_sum - shifted[np.arange(len(test)), test.labels]))
+    loss = mean_cross_entropy(logits, test.labels)
     return Scores(accuracy, loss if np.isfinite(loss) else None, len(test))

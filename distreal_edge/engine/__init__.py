@@ -7,5 +7,6 @@ same.
 from __future__ import annotations
 
 from distreal_edge.engine.engine import BACKENDS, Engine
+from distreal_edge.engine.loss import mean_cross_entropy
 
-__all__ = ["BACKENDS", "Engine"]
+__all__ = ["BACKENDS", "Engine", "mean_cross_entropy"]

@@ -15,7 +15,7 @@ import numpy as np
 
 from distreal_edge.data import Batches
 from distreal_edge.dropout import Draws
-from distreal_edge.engine import Engine
+from distreal_edge.engine import Engine, mean_cross_entropy
 from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network import Network
 from distreal_edge.search.families import carried_groups
@@ -159,11 +159,7 @@ def full_loss(network: Network, data: HeldIn, threads: int = 1) -> float:
     batches = np.array_split(data.calibration.images, max(1, len(data.calibration) // _STATISTICS_BATCH))
     for name, statistic in engine.measure_statistics(batches, threads=threads).items():
         engine.weights[name][...] = statistic
-    scores = engine.predict(data.validation.images, threads=threads).astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # a training that diverged is worth nothing, and no error
-        scores -= scores.max(axis=1, keepdims=True)
-        logarithms = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        loss = float(-logarithms[np.arange(len(scores)), data.validation.labels].mean())
+    loss = mean_cross_entropy(engine.predict(data.validation.images, threads=threads), data.validation.labels)
     return loss if np.isfinite(loss) else DIVERGED
 
 
