@@ -239,20 +239,21 @@ def _finish(
     from distreal_edge.search.cost import CostOf  # noqa: PLC0415
     from distreal_edge.search.evidence import gather_evidence  # noqa: PLC0415
 
-    confirmations = study.confirmations()
+    evaluations, confirmations = study.evaluations(), study.confirmations()
     confirmed = confirmed_vectors(confirmations)
     cost_of = CostOf(network, settings.recipe.batch, profile)
     costs = {counts: cost_of(counts)[0] for counts in confirmed}
+    scores = estimated_scores(confirmed, costs)
     table = table_of(
         network,
-        estimated_scores(confirmed, costs),
+        scores,
         draw=settings.recipe.draw,
         data=settings.data,
-        origin=f"search, {len(study.evaluations())} vectors, seed {settings.seed}",
+        origin=f"search, {len(evaluations)} vectors, seed {settings.seed}",
         batch=settings.recipe.batch,
         rows=given["rows"],
     )
-    evidence = gather_evidence(network, settings, table, costs, study.evaluations(), confirmations)
+    evidence = gather_evidence(network, settings, table, costs, scores, evaluations, confirmations)
     table.save(out)
     evidence.save(out.with_suffix(".evidence.json"))
     _draw(evidence, out)

@@ -13,13 +13,13 @@ from distreal_edge.bench import describe_machine
 from distreal_edge.dropout import filter_counts
 from distreal_edge.durable import write_durably
 from distreal_edge.errors import StateError, TableError
-from distreal_edge.search.choice import confirmed_vectors, estimated_scores
+from distreal_edge.search.choice import confirmed_vectors
 from distreal_edge.search.front import hypervolume, pareto_front
 from distreal_edge.search.run import screening_hypervolume, uniform_counts
 from distreal_edge.search.settings import SearchSettings  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from distreal_edge.dropout import Table
@@ -104,16 +104,16 @@ def gather_evidence(
     network: Network,
     settings: SearchSettings,
     table: Table,
-    costs: dict[Counts, float],
+    costs: Mapping[Counts, float],
+    scores: Mapping[Counts, float],
     evaluations: Sequence[Evaluation],
     confirmations: Sequence[Confirmation],
 ) -> Evidence:
-    """Put together what a search has found; `costs` are shares of the full cost of every confirmed vector."""
+    """Put together what a search has found; `costs`, shares of the full cost, and `scores` of all confirmed vectors."""
     sizes = network.plan.sizes
     rows = {filter_counts(row.vector, sizes): number for number, row in enumerate(table.rows)}
     uniform = {*uniform_counts(network, settings.cheapest), sizes}
     confirmed = confirmed_vectors(confirmations)
-    scores = estimated_scores(confirmed, costs)
     points = {counts: (costs[counts], score) for counts, score in scores.items()}
     nothing = {
         (confirmation.task.snapshot, confirmation.task.seed): confirmation.loss
