@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from distreal_edge.cli.numbers import FiniteRange, parse_threads
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,14 +41,14 @@ _STEPS: Final = tuple(
     "--seconds",
     default=0.3,
     show_default=True,
-    type=click.FloatRange(0.001, 3600.0),
+    type=FiniteRange(0.001, 3600.0),
     help="How long to repeat each measurement; three times at least.",
 )
 @click.option(
     "--cool-down",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(0.0, 3600.0),
+    type=FiniteRange(0.0, 3600.0),
     help="Seconds to rest before each problem, longer while the machine is hot.",
 )
 @click.option("--backend", type=click.Choice(["native", "reference"]), default="native", show_default=True)
@@ -67,7 +68,7 @@ def bench(
     parsed = [parse_problem(problem) for problem in problems or usual]
     if backend == "reference" and not all(isinstance(problem, Step) for problem in parsed):
         raise ConfigError("the reference backend times whole steps only; leave out the convolutions or --backend")
-    wanted = [(problem, name, count) for problem in parsed for name in _sets(sets) for count in _threads(threads)]
+    wanted = [(problem, name, count) for problem in parsed for name in _sets(sets) for count in parse_threads(threads)]
     machine, state = describe_machine(), read_state()
     warnings = _warnings(machine, state)
     for warning in warnings:
@@ -77,13 +78,6 @@ def bench(
         click.echo(json.dumps(_document(machine, state, warnings, results)))
     else:
         _show(machine, results)
-
-
-def _threads(text: str) -> list[int]:
-    numbers = text.split(",")
-    if not all(number.isascii() and number.isdigit() and 1 <= int(number) <= 256 for number in numbers):
-        raise ConfigError(f"--threads {text!r}: write numbers from 1 to 256 with commas between them, as 1,2")
-    return [int(number) for number in numbers]
 
 
 def _sets(text: str) -> list[str]:

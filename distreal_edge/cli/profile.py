@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from distreal_edge.cli.numbers import MOST_THREADS, FiniteRange, parse_threads
 from distreal_edge.errors import ConfigError, NetworkError, TableError
 
 if TYPE_CHECKING:
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["profile"]
 
-_MOST_THREADS = 256
 _ZOO_ONLY = ("classes", "in_channels", "image_size")
-
-
-def _a_number(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # which click finds in every range
-        raise click.BadParameter("nan is not a number of seconds")
-    return value
 
 
 @click.command()
@@ -40,16 +33,14 @@ def _a_number(_context: click.Context, _parameter: click.Parameter, value: float
     "--seconds",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0.001, 3600.0),
-    callback=_a_number,
+    type=FiniteRange(0.001, 3600.0),
     help="How long to time each row at each number of threads; five steps at least.",
 )
 @click.option(
     "--cool-down",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(0.0, 3600.0),
-    callback=_a_number,
+    type=FiniteRange(0.0, 3600.0),
     help="Seconds to rest before a row's turn, longer while the board is hot.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The profile's file.  [default: beside the table]")
@@ -112,15 +103,8 @@ def profile(
 
 def _threads(text: str) -> list[int]:
     if not text:
-        return list(range(1, min(len(os.sched_getaffinity(0)), _MOST_THREADS) + 1))
-    numbers = [number.strip() for number in text.split(",")]
-    # The length comes first: Python refuses to read numbers of thousands of digits.
-    if not all(
-        number.isascii() and number.isdigit() and len(number) <= 3 and 1 <= int(number) <= _MOST_THREADS
-        for number in numbers
-    ):
-        raise ConfigError(f"--threads {text!r}: write numbers from 1 to {_MOST_THREADS} with commas between, as 1,2")
-    return [int(number) for number in numbers]
+        return list(range(1, min(len(os.sched_getaffinity(0)), MOST_THREADS) + 1))
+    return parse_threads(text)
 
 
 def _network(name: str, classes: int, in_channels: int, image_size: int) -> Network:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from distreal_edge.cli.numbers import FiniteRange
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError
 
@@ -47,14 +47,6 @@ class _Duration(click.ParamType[float]):
         return seconds
 
 
-class _Finite(click.FloatRange):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):  # which click finds in every range
-            self.fail("nan is not a number", param, ctx)
-        return number
-
-
 class _Numbers(click.ParamType[tuple[int, ...]]):
     name = "numbers"
 
@@ -83,10 +75,10 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--cost", default="macs", show_default=True, type=click.Choice(["macs", "seconds"]))
 @click.option("--profile", "profile_path", type=click.Path(path_type=Path), help="A board's profile, for seconds.")
 @click.option("--memory", is_flag=True, help="Peak memory is a third objective.")
-@click.option("--cheapest", default=0.04, show_default=True, type=_Finite(1e-4, 0.9), help="Least share of cost.")
+@click.option("--cheapest", default=0.04, show_default=True, type=FiniteRange(1e-4, 0.9), help="Least share of cost.")
 @click.option("--rows", default=32, show_default=True, type=click.IntRange(16, 64), help="The most rows of the table.")
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(2, 4096))
-@click.option("--lr", default=0.05, show_default=True, type=_Finite(1e-6, 100.0))
+@click.option("--lr", default=0.05, show_default=True, type=FiniteRange(1e-6, 100.0))
 @click.option("--snapshots", default="400,2000", show_default=True, type=_Numbers(), help="Mini-batches before each.")
 @click.option("--steps", default=100, show_default=True, type=click.IntRange(2), help="Mini-batches of a screening.")
 @click.option("--confirm-steps", default=200, show_default=True, type=click.IntRange(2), help="And of a confirmation.")
