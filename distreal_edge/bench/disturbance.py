@@ -5,13 +5,12 @@ Our own work raises the load average, so while we measure others are judged by t
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import psutil
+from distreal_edge.machine import Roots, own_affinity, read_busy_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,6 @@ MOST_OTHERS_CORES: Final = 0.25
 """What a quiet board's own services take at times; more is somebody's work."""
 SLOWS_C: Final = 80.0
 """Where boards begin to slow down. Between this and where a measurement may begin, a step may warm the board."""
-# A guest's time is counted by Linux as the guest's, and once more in user or nice.
-_COUNTED: Final = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +39,8 @@ class Usage:
 
 def read_usage() -> Usage:
     """Read this machine's counters, which are exact to about a hundredth of a second."""
-    allowed = os.sched_getaffinity(0)
-    busy = sum(
-        getattr(times, name, 0.0)
-        for cpu, times in enumerate(psutil.cpu_times(percpu=True))
-        if cpu in allowed
-        for name in _COUNTED
-    )
-    return Usage(time.monotonic(), busy, time.process_time())
+    busy_s = read_busy_seconds(Roots()) or {}
+    return Usage(time.monotonic(), sum(busy_s.get(cpu, 0.0) for cpu in own_affinity()), time.process_time())
 
 
 def others_cores(before: Usage, after: Usage) -> float:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import psutil
+from distreal_edge.machine import Roots, read_firmware_throttled, read_temperature_c, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +23,6 @@ _LOOK_S: Final = 0.5
 _BUSY_LOAD: Final = 0.5
 """A load average over this means that somebody else computes, while we have not begun."""
 _GOVERNOR: Final = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-_THROTTLED: Final = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
-_THROTTLED_NOW: Final = 0xF
-"""Bits of the Raspberry Pi's firmware: low voltage, capped, throttled, soft temperature limit; higher bits are past."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +58,13 @@ class State:
 
 def describe_machine() -> Machine:
     """Return what is known about this machine; nothing fails where Linux says less."""
-    return Machine(_processor(), psutil.cpu_count() or 1, _read(_GOVERNOR))
+    return Machine(_processor(), os.cpu_count() or 1, read_text(_GOVERNOR) or None)
 
 
 def read_state() -> State:
     """Look at this machine's temperature, throttling and load."""
-    temperatures: list[float] = []
-    with suppress(AttributeError, OSError):  # not every system has sensors, or lets us read them
-        temperatures = [sensor.current for group in psutil.sensors_temperatures().values() for sensor in group]
-    throttled = 0
-    with suppress(ValueError):
-        throttled = int(_read(_THROTTLED) or "0", 16) & _THROTTLED_NOW
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return State(max(temperatures, default=None), throttled != 0, load)
+    return State(read_temperature_c(Roots()), bool(read_firmware_throttled(Roots())), load)
 
 
 def cool_down(
@@ -95,16 +85,8 @@ def cool_down(
 
 def _processor() -> str:
     # ARM's /proc/cpuinfo names no model; the device tree names the board.
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return _read(Path("/proc/device-tree/model")) or platform.processor() or platform.machine()
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip(" \0\n") or None
-    except OSError:
-        return None
+    for line in (read_text("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return value.strip()
+    return read_text("/proc/device-tree/model") or platform.processor() or platform.machine()

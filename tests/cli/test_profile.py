@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
 
 QUICK = ("--seconds", "0.001", "--cool-down", "0", "--threads", "1,2")
 SMALL = ("--image-size", "8", "--classes", "4")
-Times = namedtuple("Times", ["user", "system"])  # noqa: PYI024 - as psutil's
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the board be cool and idle, whatever else this machine does."""
-    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(0.0, 0.0)] * 512)
-    monkeypatch.setattr("psutil.sensors_temperatures", dict, raising=False)
+    monkeypatch.setattr("distreal_edge.bench.disturbance.read_busy_seconds", lambda roots: {})
+    monkeypatch.setattr("distreal_edge.bench.machine.read_temperature_c", lambda roots: None)
     monkeypatch.setattr("distreal_edge.bench.profile._LOOK_S", 0.0)
 
 
@@ -116,7 +114,10 @@ def test_a_busy_board_is_measured_by_force_only(
     cli: Callable[..., Any], table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passed = iter(range(10**6))
-    monkeypatch.setattr("psutil.cpu_times", lambda percpu: [Times(100.0 * next(passed), 0.0)] * 512)
+    monkeypatch.setattr(
+        "distreal_edge.bench.disturbance.read_busy_seconds",
+        lambda roots: dict.fromkeys(range(512), 100.0 * next(passed)),
+    )
     arguments = ("profile", "resnet8", "--table", "table.json", *SMALL, *QUICK)
     refused(cli(*arguments), 1, "not measured: others use ")
     assert not (table.parent / "table.profile.json").exists()
