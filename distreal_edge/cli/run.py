@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from distreal_edge.cli.service import broker_arguments, start_logging, stopping_
 from distreal_edge.config import DeviceConfig, DeviceData, load_config
 
 if TYPE_CHECKING:
-    import threading
-
     from distreal_edge.config import Resources
     from distreal_edge.data import Dataset
     from distreal_edge.device import Board, Trace
@@ -90,5 +89,8 @@ def _board(resources: Resources, trace: Trace | None, stop: threading.Event) -> 
     from distreal_edge.device import Monitor, RealBoard, TraceBoard  # noqa: PLC0415
 
     if trace is None:
-        return RealBoard(Monitor(resources.most_cores))
+        monitor = Monitor(resources.limits())
+        # Mini-batches may take seconds, and a change must show within one.
+        threading.Thread(target=monitor.follow, args=(stop,), name="monitor", daemon=True).start()
+        return RealBoard(monitor)
     return TraceBoard(trace, core_speed=resources.core_speed, stop=stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distreal_edge.device.board import Availability, Board, Ran, RealBoard, TraceBoard
 from distreal_edge.device.daemon import DeviceDaemon
 from distreal_edge.device.monitor import Monitor
+from distreal_edge.device.owner import OwnerLimits, QuietHours
 from distreal_edge.device.pace import Choice, Pace, Speed
 from distreal_edge.device.rounds import DeviceRounds
 from distreal_edge.device.spool import Spool
@@ -20,7 +21,9 @@ __all__ = [
     "DeviceRounds",
     "MiniBatch",
     "Monitor",
+    "OwnerLimits",
     "Pace",
+    "QuietHours",
     "Ran",
     "RealBoard",
     "Speed",

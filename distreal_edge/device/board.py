@@ -38,10 +38,19 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """What the board can spend right now: cores as a real number, and bytes of memory (None: not known)."""
+    """What the board can spend right now, and what its owner may want to know with it.
+
+    `cores` is a real number, `memory_bytes` what training may hold (None: not known). `paused` says why the owner
+    forbids training now; there are no cores then. `temperature_c` is that of the hottest sensor (None: there is none),
+    `throttled` whether the frequency is held down, `on_battery` whether a battery empties.
+    """
 
     cores: float
     memory_bytes: float | None = None
+    temperature_c: float | None = None
+    throttled: bool = False
+    on_battery: bool = False
+    paused: str | None = None
 
 
 class Board(Protocol):
@@ -77,7 +86,9 @@ class RealBoard:
 
     def run(self, work: Callable[[int], float], threads: int) -> Ran:
         """Do the work and time it; it is taken to have had the cores that were free when it began."""
-        cores = min(float(threads), self._monitor.sample().cores)
+        available = self._monitor.sample()
+        # Work that began just before a pause is finished, and has had some cores: none would be an infinite speed.
+        cores = float(threads) if available.paused is not None else min(float(threads), available.cores)
         start = time.monotonic()
         result = work(threads)
         seconds = time.monotonic() - start

@@ -27,7 +27,7 @@ def health_of(
         time_s=_within(time_s, 1e11),
         cores=_within(availability.cores, 4096.0),
         memory_bytes=int(_within(availability.memory_bytes or 0.0, 2.0**50)),
-        temperature_c=None,
+        temperature_c=_temperature(availability.temperature_c),
         row=None if step is None else step.row,
         threads=0 if step is None else min(step.threads, 4096),
         images_per_s=0.0 if step is None or not step.seconds > 0.0 else _within(step.images / step.seconds, 1e9),
@@ -37,6 +37,10 @@ def health_of(
         loss=step.loss if step is not None and abs(step.loss) < 1e38 else None,
         vector_macs_share=None if step is None else _within(step.share, 1.0),
     )
+
+
+def _temperature(degrees: float | None) -> float | None:
+    return None if degrees is None or math.isnan(degrees) else min(max(degrees, -100.0), 300.0)
 
 
 def _within(number: float, most: float) -> float:

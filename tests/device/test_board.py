@@ -30,6 +30,11 @@ class FourCores:
         return Availability(4.0, 1e9)
 
 
+class Paused:
+    def sample(self) -> Availability:
+        return Availability(0.0, 1e9, paused="quiet hours 22:00-07:00")
+
+
 def never() -> bool:
     return False
 
@@ -59,6 +64,11 @@ def test_a_real_board_counts_the_cores_that_its_threads_can_use() -> None:
     ran = RealBoard(FourCores()).run(burn(0.02), 2)  # type: ignore[arg-type]
     assert ran.result == 2.0
     assert ran.seconds >= 0.02
+    assert ran.core_seconds == pytest.approx(2.0 * ran.seconds)
+
+
+def test_work_that_a_pause_overtook_has_had_its_threads_and_was_not_infinitely_fast() -> None:
+    ran = RealBoard(Paused()).run(burn(0.02), 2)  # type: ignore[arg-type]
     assert ran.core_seconds == pytest.approx(2.0 * ran.seconds)
 
 

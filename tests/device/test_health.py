@@ -38,6 +38,7 @@ def step(**fields: Any) -> MiniBatch:
     time_s=anything,
     cores=anything,
     memory=st.one_of(st.none(), anything),
+    temperature=st.one_of(st.none(), anything),
     spool=st.integers(0, 10**9),
     training=st.booleans(),
     seconds=anything,
@@ -49,6 +50,7 @@ def test_health_can_be_told_whatever_the_numbers_are(
     time_s: float,
     cores: float,
     memory: float | None,
+    temperature: float | None,
     spool: int,
     training: bool,
     seconds: float,
@@ -57,17 +59,17 @@ def test_health_can_be_told_whatever_the_numbers_are(
     threads: int,
 ) -> None:
     latest = step(seconds=seconds, loss=loss, share=share, threads=threads)
-    health = health_of(time_s, Availability(cores, memory), spool, latest, training=training)
+    health = health_of(time_s, Availability(cores, memory, temperature), spool, latest, training=training)
     assert decode(DeviceHealth, encode(health), where="test") == health
 
 
 def test_ordinary_numbers_are_told_as_they_are() -> None:
-    health = health_of(5.0, Availability(1.5, 1e9), 2, step(), training=True)
+    health = health_of(5.0, Availability(1.5, 1e9, 61.5), 2, step(), training=True)
     assert health == DeviceHealth(
         time_s=5.0,
         cores=1.5,
         memory_bytes=10**9,
-        temperature_c=None,
+        temperature_c=61.5,
         row=3,
         threads=2,
         images_per_s=64.0,
@@ -83,6 +85,7 @@ def test_a_device_that_does_not_train_tells_of_no_round() -> None:
     health = health_of(5.0, Availability(1.5), 0, step(), training=False)
     assert (health.row, health.round, health.loss, health.vector_macs_share, health.threads) == (None,) * 4 + (0,)
     assert (health.images_per_s, health.mini_batches, health.memory_bytes) == (0.0, 7, 0)
+    assert health.temperature_c is None
 
 
 def test_mini_batches_are_written_down_a_line_each_and_a_second_run_goes_on(tmp_path: Path) -> None:
