@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--draw", default="ordered")
     parser.add_argument("--vectors", type=int, default=14, help="of each of the two sets")
     parser.add_argument("--steps", type=int, default=100, help="of a screening")
-    parser.add_argument("--confirm-steps", type=int, default=200)
+    parser.add_argument("--confirm-steps", type=int, default=400)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     sets = vectors(given.vectors)

@@ -4,7 +4,7 @@
 
 A table is a file, or the name of one that is shipped. For each, fresh weights are trained at mixed rates into two
 snapshots, on another split of the images than the search's; from these, early and late by turns, every vector trains
-200 mini-batches, paired: batches, draws and augmentation of a seed are the same for all. Printed are, for each budget
+400 mini-batches, paired: batches, draws and augmentation of a seed are the same for all. Printed are, for each budget
 of the full network's MACs, by how many nats the full network's loss is lower than if nothing had been trained, the
 difference between the table's best row within the budget and each other vector of the row's MACs with its 95 %
 confidence interval, and the hypervolumes of the fronts that these budgets make.
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="+")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="folder for the snapshots and for every figure as JSON")
     given = parser.parse_args()
@@ -176,7 +176,7 @@ def fresh_network(name: str, seed: int = HELD_OUT) -> Network:
 @cache
 def images(data: str) -> HeldIn:
     """Return the images, in other parts than any search's."""
-    return hold_out(load_dataset(data, split="train"), validation=1024, calibration=256, seed=HELD_OUT)
+    return hold_out(load_dataset(data, split="train"), validation=4096, calibration=256, seed=HELD_OUT)
 
 
 def make_snapshots(network: str, data: str, draw: str, threads: int) -> tuple[Network, ...]:

@@ -29,7 +29,7 @@ __all__ = ["Progress", "run_search", "screening_hypervolume", "uniform_counts"]
 
 Counts = tuple[int, ...]
 
-_SCREENING_SHARE: Final = 0.5
+_SCREENING_SHARE: Final = 0.4
 """Of the budget; the rest confirms."""
 _UNIFORM_SHARES: Final = 8
 _FEWEST_CANDIDATES: Final = 20

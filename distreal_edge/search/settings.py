@@ -40,7 +40,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     screening: Horizon
     confirmation: Horizon
     recovery: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 40
-    validation_images: _Count = 1024
+    validation_images: _Count = 4096
     calibration_images: _Count = 256
     cheapest: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.04
     cost: Cost = "macs"
