@@ -9,8 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distreal_edge.errors import ConfigError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from distreal_edge.device.board import Availability
     from distreal_edge.dropout import Table
@@ -23,41 +25,88 @@ _FRESH = 10
 """For so many mini-batches of other rows a row's own average counts in full."""
 _REMEMBERED = 0.95
 """How much of its difference from the general average survives each one after that."""
+_SLIP_WEIGHT = 0.1
+"""Share of the newest mini-batch in how much longer they take than predicted: about the last thirty count."""
+_MOST_SLIP = 8.0
+"""A single mini-batch counts as at most so many times its prediction."""
+_SAFETY = 1.1
+"""What is left at the end of a round must be this much more than a mini-batch is predicted to take."""
 _PAUSE_S = 0.25
 """How long to wait before looking again; no shorter than a monitor takes to see a change."""
 
 
 class Speed:
-    """Predict how long a row takes: a measured seconds-per-MAC, corrected by what the last steps took.
+    """Predict how long a row takes: what was measured on this board, corrected by what the last steps took.
 
-    A row that has been run is predicted by the average of its own mini-batches, the others by that of all of them. The
-    longer a row has not been run, the less its own average counts: one mini-batch that was slow for a passing reason
-    must not shut its row out for good. All times are seconds of one core of this board.
+    With a board's profile of the table each row starts from its own seconds at each number of threads. Else a few rows
+    have been measured on one core, the others are taken to lie between them as their MACs do, and threads to share work
+    without loss. Corrections are factors on that. A row that has been run is corrected by the average of its own
+    mini-batches, the others by that of all of them. The longer a row has not been run, the less its own average counts:
+    one mini-batch that was slow for a passing reason must not shut its row out for good.
     """
 
-    def __init__(self, table: Table, core_seconds_per_mac: float) -> None:
-        """Start from a first measurement."""
-        self._macs = tuple(row.macs for row in table.rows)
-        self._general = core_seconds_per_mac
-        self._own = [core_seconds_per_mac] * len(table.rows)
+    def __init__(self, table: Table, measured: Mapping[int, float] | None = None) -> None:
+        """Start from the seconds of one core that rows take for each image, or, without any, from the table's profile.
+
+        Raises `ConfigError` when there is neither.
+        """
+        self._profile = table.profile if measured is None else None
+        if self._profile is None and not measured:
+            raise ConfigError("nobody has measured yet how fast this board is: there is neither a profile nor a row")
+        macs = [row.macs for row in table.rows]
+        self._per_image = _between(macs, measured or {})
+        self._slip = 1.0
+        self._general = 1.0
+        self._own = [1.0] * len(table.rows)
         self._ran_at: list[int | None] = [None] * len(table.rows)
         self._ran = 0
 
-    def predict(self, row: int, images: int, cores: float) -> float:
-        """Return the seconds that a mini-batch of so many images takes with this row on so many cores."""
-        return self._macs[row] * images * self._per_mac(row) / cores if cores > 0.0 else math.inf
+    @property
+    def slip(self) -> float:
+        """How many times as long as predicted mini-batches take on average, at least 1.
 
-    def observe(self, row: int, images: int, core_seconds: float) -> None:
-        """Learn from a mini-batch that took so many seconds of one core."""
-        per_mac = core_seconds / (self._macs[row] * images)
+        Where cores come and go within a mini-batch, it takes longer than the cores at its beginning promised.
+        """
+        return self._slip
+
+    def most_threads(self, cores: float) -> int:
+        """Return how many threads so many cores can carry: each needs most of one, or it holds up the others."""
+        return max(1, round(cores))
+
+    def best_threads(self, row: int, images: int, cores: float) -> int:
+        """Return the number of threads with which a mini-batch ends first; more than the cores carry are not tried."""
+        most = self.most_threads(cores)
+        if self._profile is None:
+            return most
+        return min(range(1, most + 1), key=lambda threads: self.predict(row, images, cores, threads))
+
+    def predict(self, row: int, images: int, cores: float, threads: int) -> float:
+        """Return the seconds that a mini-batch of so many images takes with this row on so many cores."""
+        usable = min(cores, float(threads))
+        return self._core_seconds(row, images, threads) * self._factor(row) / usable if usable > 0.0 else math.inf
+
+    def observe(self, row: int, images: int, threads: int, core_seconds: float, slip: float = 1.0) -> None:
+        """Learn from a mini-batch that took so many seconds of one core, the threads' seconds added up.
+
+        `slip` is how many times as long as predicted it took by the clock.
+        """
+        factor = core_seconds / self._core_seconds(row, images, threads)
         # What was measured before the first round may be far off: a first mini-batch counts in full.
-        known = per_mac if self._ran_at[row] is None else self._per_mac(row)
-        self._own[row] = known + _NEW_WEIGHT * (per_mac - known)
-        self._general += (_NEW_WEIGHT if self._ran else 1.0) * (per_mac - self._general)
+        known = factor if self._ran_at[row] is None else self._factor(row)
+        self._own[row] = known + _NEW_WEIGHT * (factor - known)
+        self._general += (_NEW_WEIGHT if self._ran else 1.0) * (factor - self._general)
         self._ran += 1
         self._ran_at[row] = self._ran
+        # One that was lucky makes up for nothing: each was given the time that it was chosen for.
+        self._slip += _SLIP_WEIGHT * (min(_MOST_SLIP, max(1.0, slip)) - self._slip)
 
-    def _per_mac(self, row: int) -> float:
+    def _core_seconds(self, row: int, images: int, threads: int) -> float:
+        # As measured before the first mini-batch: the seconds on free cores, times their number.
+        if self._profile is None:
+            return self._per_image[row] * images
+        return self._profile.seconds(row, threads, images) * threads
+
+    def _factor(self, row: int) -> float:
         ran_at = self._ran_at[row]
         if ran_at is None:
             return self._general
@@ -119,18 +168,18 @@ class Pace:
         left_s = self._train_until_s - now_s
         if self._done >= self._most or left_s <= 0.0:
             return None
-        threads = max(1, round(availability.cores))
-        cores = min(availability.cores, float(threads))
-        self._most_cores = max(self._most_cores, cores)
-        predicted = [self._speed.predict(row, self._images, cores) for row in range(len(self._scores))]
-        if predicted[0] > left_s:
+        cores = availability.cores
+        self._most_cores = max(self._most_cores, min(cores, float(self._speed.most_threads(cores))))
+        threads = [self._speed.best_threads(row, self._images, cores) for row in range(len(self._scores))]
+        predicted = [self._speed.predict(row, self._images, cores, count) for row, count in enumerate(threads)]
+        if predicted[0] * _SAFETY > left_s:
             # Cores come and go: the round is over only when the most that were seen in it would not do.
-            if self._done and self._speed.predict(0, self._images, self._most_cores) > left_s:
+            if self._done and self._cheapest_s(self._most_cores) * _SAFETY > left_s:
                 return None
             # The very first mini-batch is tried with whatever there is: an update that is late beats none at all.
             if self._done or cores <= 0.0:
                 return Pause(min(_PAUSE_S, left_s))
-        share_s = left_s / max(1, self._planned - self._done)
+        share_s = min(left_s / max(1, self._planned - self._done) / self._speed.slip, left_s / _SAFETY)
         fitting = [
             row
             for row, seconds in enumerate(predicted)
@@ -138,9 +187,29 @@ class Pace:
             and (availability.memory_bytes is None or self._peak_bytes[row] <= availability.memory_bytes)
         ]
         row = max(fitting, key=self._scores.__getitem__, default=0)
-        return Choice(row, threads, predicted[row])
+        return Choice(row, threads[row], predicted[row])
 
-    def finished(self, choice: Choice, core_seconds: float) -> None:
-        """Note that the chosen mini-batch was run, and the seconds of one core that it took."""
+    def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
+        """Note that the chosen mini-batch was run, and the seconds of the clock and of one core that it took."""
         self._done += 1
-        self._speed.observe(choice.row, self._images, core_seconds)
+        slip = seconds / choice.predicted_s
+        self._speed.observe(choice.row, self._images, choice.threads, core_seconds, slip)
+
+    def _cheapest_s(self, cores: float) -> float:
+        return self._speed.predict(0, self._images, cores, self._speed.best_threads(0, self._images, cores))
+
+
+def _between(macs: Sequence[int], measured: Mapping[int, float]) -> list[float]:
+    # Straight lines between the rows that were measured; beyond them seconds are proportional to MACs.
+    known = sorted(measured)
+    seconds = []
+    for row, own in enumerate(macs):
+        below = max((one for one in known if one <= row), default=None)
+        above = min((one for one in known if one >= row), default=None)
+        if below is None or above is None or below == above:
+            nearest = below if above is None else above
+            seconds.append(math.nan if nearest is None else measured[nearest] * own / macs[nearest])
+        else:
+            share = (own - macs[below]) / (macs[above] - macs[below])
+            seconds.append((1.0 - share) * measured[below] + share * measured[above])
+    return seconds

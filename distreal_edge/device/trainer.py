@@ -63,20 +63,29 @@ def round_seed(manifest: Manifest, device: str) -> tuple[int, int, int]:
     return (manifest.seed, manifest.number, zlib.crc32(device.encode()))
 
 
-def measure_speed(network: Network, table: Table, dataset: Dataset, board: Board, batch: int) -> float:
-    """Return the seconds that one core of this board takes per multiply-accumulate, on the table's cheapest row.
+def measure_speed(
+    network: Network, table: Table, dataset: Dataset, board: Board, batch: int, until_s: float
+) -> dict[int, float]:
+    """Return the seconds that one core of this board takes per image with some of the table's rows.
 
-    Trains a copy of the network for a few mini-batches; the first, which only warms caches up, is not counted.
+    Trains a copy of the network for a few mini-batches of each; the first, which only warms caches up, is not counted.
+    The cheapest row is always measured, the widest one as well unless that would last beyond `until_s`.
     """
     engine = Engine(network)
-    row = table.rows[0]
     batches = Batches(dataset, batch, np.random.default_rng(0))
-    subset = network.draw(row.vector, np.random.default_rng(0))
-    measured = math.inf
-    for _ in range(1 + _MEASURED_STEPS):
-        images, labels = next(batches)
-        ran = board.run(lambda threads: engine.step(images, labels, subset, lr=1e-6, threads=threads), 1)  # noqa: B023
-        measured = min(measured, ran.core_seconds / (row.macs * len(images)))
+    measured: dict[int, float] = {}
+    began_s = board.now()
+    for number in dict.fromkeys((0, len(table.rows) - 1)):
+        row = table.rows[number]
+        if measured and began_s + (board.now() - began_s) * row.macs / table.rows[0].macs > until_s:
+            break
+        subset = network.draw(row.vector, np.random.default_rng(0))
+        least = math.inf
+        for _ in range(1 + _MEASURED_STEPS):
+            images, labels = next(batches)
+            ran = board.run(lambda threads: engine.step(images, labels, subset, lr=1e-6, threads=threads), 1)  # noqa: B023
+            least = min(least, ran.core_seconds / len(images))
+        measured[number] = least
     return measured
 
 
@@ -139,7 +148,7 @@ def train_round(
         # one always has some crumbs, and its mini-batch would end some time.
         ends_s = time_s + ran.seconds
         board.wait_until(min(ends_s, manifest.train_until_s), stopped)
-        pace.finished(choice, ran.core_seconds)
+        pace.finished(choice, ran.seconds, ran.core_seconds)
         survivors.add(subset, len(images))
         mini_batches += 1
         images_done += len(images)

@@ -11,7 +11,8 @@ import torch
 
 from distreal_edge.data import Dataset
 from distreal_edge.device import Availability, Ran, Trace
-from distreal_edge.dropout import Row, Table
+from distreal_edge.dropout import Profile, Row, Table
+from distreal_edge.dropout.profile import ProfiledMachine, ProfiledRow, ProfiledStep
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search import uniform_table
 from distreal_edge.transport import BlobReference, Manifest, Training, chunk_count
@@ -107,6 +108,34 @@ def row_table() -> Callable[..., Table]:
             for number, each in enumerate(macs)
         )
         return Table(1, "0" * 64, (8,), "ordered", "any", "by hand", batch, rows)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def profile_of() -> Callable[..., Profile]:
+    """Make a profile of a table from the seconds of each row, by the number of threads."""
+
+    def make(table: Table, seconds: dict[int, list[float]]) -> Profile:
+        return Profile(
+            schema=1,
+            network=table.network,
+            table=table.digest,
+            draw=table.draw,
+            batch=table.batch,
+            instruction_set="plain",
+            machine=ProfiledMachine("a board", 4, None, None, None, 0.0, 0.0),
+            disturbed=(),
+            threads=tuple(seconds),
+            rows=tuple(
+                ProfiledRow(
+                    row.vector,
+                    row.macs,
+                    tuple(ProfiledStep(own[number], own[number], 0.0, 5, row.peak_bytes) for own in seconds.values()),
+                )
+                for number, row in enumerate(table.rows)
+            ),
+        )
 
     return make
 

@@ -3,17 +3,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distreal_edge.device import Availability, Choice, Pace, Speed
 from distreal_edge.device.pace import Pause
+from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distreal_edge.dropout import Table
+    from distreal_edge.dropout import Profile, Table
 
 PER_MAC = 1e-3
 
@@ -36,7 +38,7 @@ def make_pace(row_table: Callable[..., Table]) -> Callable[..., Pace]:
         table = row_table(list(macs))
         return Pace(
             table,
-            Speed(table, per_mac),
+            Speed(table, seconds_of(table, per_mac)),
             ceiling=ceiling,
             planned=planned,
             most=most,
@@ -48,10 +50,20 @@ def make_pace(row_table: Callable[..., Table]) -> Callable[..., Pace]:
     return make
 
 
+def seconds_of(table: Table, per_mac: float) -> dict[int, float]:
+    """Return seconds of one core per image with each row, when they are proportional to its MACs."""
+    return {number: row.macs * per_mac for number, row in enumerate(table.rows)}
+
+
 def chosen_row(pace: Pace, now_s: float, cores: float, memory_bytes: float | None = None) -> int:
     choice = pace.choose(now_s, Availability(cores, memory_bytes))
     assert isinstance(choice, Choice)
     return choice.row
+
+
+def took(pace: Pace, choice: Choice, core_seconds: float) -> None:
+    """Finish a mini-batch that took as long as was predicted, and so many seconds of one core."""
+    pace.finished(choice, choice.predicted_s, core_seconds)
 
 
 rising_macs = st.lists(st.integers(1, 10**6), min_size=1, max_size=12, unique=True).map(sorted)
@@ -81,7 +93,7 @@ def test_the_row_is_the_best_of_those_that_fit(
     table = row_table(macs)
     pace = Pace(
         table,
-        Speed(table, per_mac),
+        Speed(table, seconds_of(table, per_mac)),
         ceiling=ceiling,
         planned=planned,
         most=planned,
@@ -115,7 +127,7 @@ def test_the_very_next_choice_is_cheaper_when_cores_go_away_and_dearer_when_they
         choice = pace.choose(second * 0.5, Availability(cores))
         assert isinstance(choice, Choice)
         rows.append(choice.row)
-        pace.finished(choice, (100, 200, 400, 800)[choice.row] * PER_MAC)
+        took(pace, choice, (100, 200, 400, 800)[choice.row] * PER_MAC)
     assert rows == [3, 1, 2, 3]
 
 
@@ -145,9 +157,9 @@ def test_it_ends_when_even_the_cheapest_row_cannot_finish(make_pace: Callable[..
     pace = make_pace()
     choice = pace.choose(0.0, Availability(1.0))
     assert isinstance(choice, Choice)
-    pace.finished(choice, 800 * PER_MAC)
-    assert isinstance(pace.choose(99.89, Availability(1.0)), Choice)
-    assert pace.choose(99.91, Availability(1.0)) is None
+    took(pace, choice, 800 * PER_MAC)
+    assert isinstance(pace.choose(99.88, Availability(1.0)), Choice)
+    assert pace.choose(99.9, Availability(1.0)) is None
     assert pace.choose(100.0, Availability(64.0)) is None
 
 
@@ -156,7 +168,7 @@ def test_the_first_mini_batch_is_tried_however_long_it_will_take(make_pace: Call
     choice = pace.choose(99.95, Availability(0.1))
     assert isinstance(choice, Choice)
     assert choice.row == 0
-    pace.finished(choice, 0.1)
+    took(pace, choice, 0.1)
     assert pace.choose(99.99, Availability(0.1)) is None
 
 
@@ -164,7 +176,7 @@ def test_it_waits_for_cores_to_come_back_while_the_round_could_still_go_on(make_
     pace = make_pace()
     choice = pace.choose(0.0, Availability(1.0))
     assert isinstance(choice, Choice)
-    pace.finished(choice, 0.8)
+    took(pace, choice, 0.8)
     for crumbs in (0.0, 0.001):
         pause = pace.choose(50.0, Availability(crumbs))
         assert isinstance(pause, Pause)
@@ -186,7 +198,7 @@ def test_time_left_over_goes_into_more_mini_batches_up_to_the_most(make_pace: Ca
     while (choice := pace.choose(now_s, Availability(1.0))) is not None:
         assert isinstance(choice, Choice)
         rows.append(choice.row)
-        pace.finished(choice, 0.8)
+        took(pace, choice, 0.8)
         now_s += 0.8
     assert rows == [3] * 8
 
@@ -197,7 +209,7 @@ def test_what_is_left_at_the_end_goes_to_the_best_rows_that_still_fit(make_pace:
         assert isinstance(choice, Choice)
         rows.append(choice.row)
         seconds = (0.1, 0.2, 0.4, 0.8)[choice.row]
-        pace.finished(choice, seconds)
+        took(pace, choice, seconds)
         now_s += seconds
     assert rows == [3, 3, 2, 1, 0]
     assert now_s <= 2.35
@@ -210,7 +222,7 @@ def test_a_weak_board_trains_all_of_its_mini_batches_on_cheap_rows(make_pace: Ca
         assert isinstance(choice, Choice)
         rows.append(choice.row)
         core_seconds = (0.1, 0.2, 0.4, 0.8)[choice.row]
-        pace.finished(choice, core_seconds)
+        took(pace, choice, core_seconds)
         now_s += core_seconds / 0.2
     assert len(rows) == 150
     assert now_s <= 100.0
@@ -227,20 +239,21 @@ def test_predictions_come_right_when_the_first_measurement_was_ten_times_off(
     row_table: Callable[..., Table], wrong: float
 ) -> None:
     table = row_table([100, 200, 400, 800])
-    speed = Speed(table, PER_MAC * wrong)
+    speed = Speed(table, seconds_of(table, PER_MAC * wrong))
     for _ in range(3):
-        speed.observe(1, 4, 200 * 4 * PER_MAC)
+        speed.observe(1, 4, 2, 200 * 4 * PER_MAC)
     for row, macs in enumerate((100, 200, 400, 800)):
-        assert speed.predict(row, 4, 2.0) == pytest.approx(macs * 4 * PER_MAC / 2.0)
+        assert speed.predict(row, 4, 2.0, 2) == pytest.approx(macs * 4 * PER_MAC / 2.0)
 
 
 def test_a_row_is_predicted_by_its_own_average_once_it_has_run(row_table: Callable[..., Table]) -> None:
-    speed = Speed(row_table([100, 800]), PER_MAC)
+    table = row_table([100, 800])
+    speed = Speed(table, seconds_of(table, PER_MAC))
     for _ in range(30):  # the narrow row is worse than its MACs say, as small kernels are
-        speed.observe(0, 1, 300 * PER_MAC)
-        speed.observe(1, 1, 800 * PER_MAC)
-    assert speed.predict(0, 1, 1.0) == pytest.approx(0.3)
-    assert speed.predict(1, 1, 1.0) == pytest.approx(0.8)
+        speed.observe(0, 1, 1, 300 * PER_MAC)
+        speed.observe(1, 1, 1, 800 * PER_MAC)
+    assert speed.predict(0, 1, 1.0, 1) == pytest.approx(0.3)
+    assert speed.predict(1, 1, 1.0, 1) == pytest.approx(0.8)
 
 
 def test_one_slow_mini_batch_does_not_shut_its_row_out_for_good(make_pace: Callable[..., Pace]) -> None:
@@ -250,7 +263,7 @@ def test_one_slow_mini_batch_does_not_shut_its_row_out_for_good(make_pace: Calla
         choice = pace.choose(now_s, Availability(1.0))
         assert isinstance(choice, Choice)
         rows.append(choice.row)
-        pace.finished(choice, (0.1, 0.2, 0.4, 0.8)[choice.row] * (20.0 if number == 0 else 1.0))
+        took(pace, choice, (0.1, 0.2, 0.4, 0.8)[choice.row] * (20.0 if number == 0 else 1.0))
         now_s += 1.0
     assert rows[0] == 3
     assert rows[1] < 3
@@ -258,4 +271,55 @@ def test_one_slow_mini_batch_does_not_shut_its_row_out_for_good(make_pace: Calla
 
 
 def test_no_cores_take_for_ever(row_table: Callable[..., Table]) -> None:
-    assert Speed(row_table([100]), PER_MAC).predict(0, 1, 0.0) == math.inf
+    assert Speed(row_table([100]), {0: 1.0}).predict(0, 1, 0.0, 1) == math.inf
+
+
+# -- what was measured before ------------------------------------------------------------------------------------------
+
+
+def test_rows_between_two_that_were_measured_lie_on_the_line_and_others_go_with_their_macs(
+    row_table: Callable[..., Table],
+) -> None:
+    speed = Speed(row_table([100, 200, 400, 800, 1600]), {1: 0.3, 3: 0.9})
+    assert [speed.predict(row, 10, 1.0, 1) for row in range(5)] == pytest.approx([1.5, 3.0, 5.0, 9.0, 18.0])
+
+
+def test_with_a_profile_each_row_takes_its_own_seconds_with_as_many_threads_as_end_first(
+    row_table: Callable[..., Table], profile_of: Callable[..., Profile]
+) -> None:
+    table = row_table([100, 800], batch=4)
+    # The narrow row gains nothing from a second thread, the wide one does; three hold each other up.
+    profiled = msgspec.structs.replace(table, profile=profile_of(table, {1: [0.2, 1.0], 2: [0.2, 0.6], 3: [0.3, 0.7]}))
+    speed = Speed(profiled)
+    assert [speed.best_threads(row, 4, 3.0) for row in (0, 1)] == [1, 2]
+    assert [speed.predict(row, 4, 3.0, speed.best_threads(row, 4, 3.0)) for row in (0, 1)] == pytest.approx([0.2, 0.6])
+    assert speed.predict(1, 8, 2.0, 2) == pytest.approx(1.2)
+    assert speed.predict(1, 4, 0.5, 1) == pytest.approx(2.0)
+    assert speed.best_threads(1, 4, 1.4) == 1
+    for _ in range(40):  # throttled to half of its speed since
+        speed.observe(0, 4, 1, 0.4)
+    assert speed.predict(1, 4, 3.0, 2) == pytest.approx(1.2)
+
+
+def test_a_speed_needs_something_measured(row_table: Callable[..., Table]) -> None:
+    with pytest.raises(ConfigError, match="nobody has measured"):
+        Speed(row_table([100]))
+    with pytest.raises(ConfigError, match="nobody has measured"):
+        Speed(row_table([100]), {})
+
+
+def test_where_mini_batches_take_longer_than_their_cores_promised_rows_become_cheaper(
+    make_pace: Callable[..., Pace],
+) -> None:
+    rows = []
+    for slip in (1.0, 4.0):
+        pace, now_s = make_pace(planned=100, most=100, train_until_s=85.0), 0.0
+        for number in range(40):
+            choice = pace.choose(now_s, Availability(1.0))
+            assert isinstance(choice, Choice)
+            # Every fourth is caught by an owner's job.
+            seconds = choice.predicted_s * (4.0 * slip - 3.0 if number % 4 == 3 else 1.0)
+            pace.finished(choice, seconds, (0.1, 0.2, 0.4, 0.8)[choice.row])
+            now_s += 0.85
+        rows.append(choice.row)
+    assert rows[1] < rows[0] == 3

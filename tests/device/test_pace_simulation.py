@@ -53,7 +53,7 @@ def run_round(table: Table, speed: Speed, board: Any, *, planned: int, most: int
         board.cost = lambda _, row=row: MACS[row] * BATCH * PER_MAC
         ran = board.run(lambda _: 0.0, choice.threads)
         board.wait_until(min(began_s + ran.seconds, until_s), lambda: False)
-        pace.finished(choice, ran.core_seconds)
+        pace.finished(choice, ran.seconds, ran.core_seconds)
         rows.append(row)
     else:
         pytest.fail("the round does not end")
@@ -76,7 +76,7 @@ def test_every_round_trains_something_and_ends_in_time(
         rng = np.random.default_rng(seed)
         trace = random_trace(rng)
         board = virtual_board(trace, None)
-        speed = Speed(table, PER_MAC * measured)
+        speed = Speed(table, {0: MACS[0] * PER_MAC * measured})
         for _ in range(3):
             start = board.now() - board.start_s
             rows, late_s, last_began_s = run_round(table, speed, board, planned=40, most=120)
@@ -100,7 +100,7 @@ def test_a_weak_board_trains_as_many_images_as_a_strong_one(
     widths = []
     for cores in (0.1, 0.3, 1.0):
         board = virtual_board(constant_cores(cores), None)
-        rows, _, _ = run_round(table, Speed(table, PER_MAC), board, planned=40, most=40)
+        rows, _, _ = run_round(table, Speed(table, {0: MACS[0] * PER_MAC}), board, planned=40, most=40)
         assert len(rows) == 40
         widths.append(sum(MACS[row] for row in rows) / 40)
     assert widths == sorted(widths)

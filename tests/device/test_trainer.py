@@ -98,7 +98,7 @@ def train(
             device=device,
             uid="u1",
             board=board,
-            speed=Speed(table, PER_MAC),
+            speed=Speed(table, {0: table.rows[0].macs * PER_MAC}),
             stopped=lambda: stopped(steps),
             report=steps.append,
         )
@@ -366,13 +366,21 @@ def test_weights_that_overflow_with_the_last_step_do_not_get_out(
 # -- speed -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_speed_is_measured_on_the_cheapest_row_and_the_slow_first_mini_batch_is_left_out(
-    network: Network, table: Table, dataset: Dataset, virtual_board: type[Any], constant_cores: Callable[[float], Trace]
+@pytest.mark.parametrize(("until_s", "rows"), [(1000.0, (0, 3)), (999.0, (0,))])
+def test_the_speed_is_measured_on_the_outermost_rows_without_the_slow_first_mini_batches(
+    network: Network,
+    table: Table,
+    dataset: Dataset,
+    virtual_board: type[Any],
+    constant_cores: Callable[[float], Trace],
+    until_s: float,
+    rows: tuple[int, ...],
 ) -> None:
-    seconds = [5.0, 0.25, 0.5]
+    seconds = [5.0, 0.25, 0.5, 9.0, 4.0, 2.0]
     board = virtual_board(constant_cores(0.0), seconds.__getitem__)
-    assert measure_speed(network, table, dataset, board, 8) == pytest.approx(0.25 / (8 * table.rows[0].macs))
-    assert len(board.threads) == 3
+    measured = measure_speed(network, table, dataset, board, 8, until_s)
+    assert measured == {row: pytest.approx(own / 8) for row, own in zip(rows, (0.25, 2.0), strict=False)}
+    assert len(board.threads) == 3 * len(rows)
     assert board.now() == 1000.0  # even where no core is free nobody waits
 
 
@@ -392,7 +400,7 @@ def test_an_emulated_board_that_is_stopped_gives_up_waiting_at_once(
             "device": "pi",
             "uid": "u1",
             "board": board,
-            "speed": Speed(table, PER_MAC),
+            "speed": Speed(table, {0: table.rows[0].macs * PER_MAC}),
             "stopped": stop.is_set,
             "report": steps.append,
         },
