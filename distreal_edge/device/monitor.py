@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from distreal_edge.device.board import Availability
 from distreal_edge.device.owner import OwnerLimits, is_too_hot, pause_reason
 from distreal_edge.device.spare import most_cores, spare_bytes, spare_cores
-from distreal_edge.machine import Conditions, CounterReader, Counters, Roots, own_affinity, read_conditions
+from distreal_edge.machine import MachineReader, Roots, own_affinity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ _INTERVAL_S: Final = 0.25
 _WINDOW_S: Final = 0.5
 """A change shows in full after this and an interval. `benchmarks/monitor.py` compares it with others."""
 _CONDITIONS_S: Final = 1.0
-"""Heat and power change slowly, and some sensors are slow to read."""
+"""Memory, heat and power change slowly, and some sensors are slow to read."""
 _LEAST_CORES: Final = 0.05
 
 
@@ -55,20 +55,18 @@ class Monitor:
         `own_s` is the CPU time of this process, `minute` the minute of the day on the owner's clock.
         """
         self._limits = OwnerLimits() if limits is None else limits
-        self._roots = Roots() if roots is None else roots
         self._clock = clock
         self._minute = _minute_of_day if minute is None else minute
         self._window_s = window_s
-        self._reader = CounterReader(self._roots, affinity=affinity, own_s=own_s, clock=clock)
+        self._reader = MachineReader(Roots() if roots is None else roots, affinity=affinity, own_s=own_s, clock=clock)
         self._lock = threading.Lock()
-        first = self._reader.read()
-        self._readings = deque([first])
-        self._resident_at_start = first.resident_bytes
-        self._conditions = read_conditions(self._roots)
-        self._conditions_due_s = first.time_s + _CONDITIONS_S
+        self._readings = deque([self._reader.counters()])
+        self._conditions = self._reader.conditions()
+        self._conditions_due_s = self._readings[0].time_s + _CONDITIONS_S
+        self._resident_at_start = self._conditions.resident_bytes
         self._too_hot = False
         self._paused: str | None = None
-        self._warn_of_limits(first, self._conditions)
+        self._warn_of_limits()
         self._latest = self._availability()
 
     def sample(self) -> Availability:
@@ -85,7 +83,7 @@ class Monitor:
             self.sample()
 
     def _read(self) -> None:
-        now = self._reader.read()
+        now = self._reader.counters()
         self._readings.append(now)
         # The window begins at the last reading that is old enough, give or take half an interval.
         old_s = now.time_s - self._window_s + _INTERVAL_S / 2.0
@@ -93,13 +91,13 @@ class Monitor:
             self._readings.popleft()
         if now.time_s >= self._conditions_due_s:
             self._conditions_due_s = now.time_s + _CONDITIONS_S
-            self._conditions = read_conditions(self._roots)
+            self._conditions = self._reader.conditions()
 
     def _availability(self) -> Availability:
         now, conditions, limits = self._readings[-1], self._conditions, self._limits
         most = min(most_cores(now), limits.most_cores or float("inf"))
         cores = min(most, max(_LEAST_CORES, spare_cores(self._readings[0], now)))
-        memory_bytes = spare_bytes(now, self._resident_at_start)
+        memory_bytes = spare_bytes(conditions, self._resident_at_start)
         if limits.most_memory_bytes is not None:
             left = max(0.0, limits.most_memory_bytes - (self._resident_at_start or 0))
             memory_bytes = left if memory_bytes is None else min(left, memory_bytes)
@@ -134,11 +132,10 @@ class Monitor:
         except OSError:
             return None
 
-    def _warn_of_limits(self, first: Counters, conditions: Conditions) -> None:
-        limits = self._limits
-        if limits.highest_temperature_c is not None and conditions.temperature_c is None:
+    def _warn_of_limits(self) -> None:
+        limits, held = self._limits, self._resident_at_start
+        if limits.highest_temperature_c is not None and self._conditions.temperature_c is None:
             _log.warning("highest_temperature_c: this machine tells no temperature, so it pauses nothing")
-        held = first.resident_bytes
         if limits.most_memory_bytes is not None and held is not None and limits.most_memory_bytes <= held:
             _log.warning(
                 "most_memory: %.0f MB are held before any training, so only the cheapest row is trained", held / 1e6

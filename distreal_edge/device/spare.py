@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distreal_edge.machine import Counters
+    from distreal_edge.machine import Conditions, Counters
 
 __all__ = ["most_cores", "spare_bytes", "spare_cores"]
 
@@ -51,25 +51,26 @@ def spare_cores(before: Counters, after: Counters) -> float:
     return spare
 
 
-def spare_bytes(counters: Counters, resident_at_start: int | None) -> float | None:
+def spare_bytes(conditions: Conditions, resident_at_start: int | None) -> float | None:
     """Return the bytes that training may hold: what can still be had, and what it holds already.
 
     `resident_at_start` is what this process held before it trained. Without what it took since, a row would cease to
     fit by being run.
     """
-    if counters.memory_bytes is None:
+    if conditions.memory_bytes is None:
         return None
     taken = 0
-    if counters.resident_bytes is not None and resident_at_start is not None:
-        taken = max(0, counters.resident_bytes - resident_at_start)
-    return float(counters.memory_bytes + taken)
+    if conditions.resident_bytes is not None and resident_at_start is not None:
+        taken = max(0, conditions.resident_bytes - resident_at_start)
+    return float(conditions.memory_bytes + taken)
 
 
 def _others_waited(before: Counters, after: Counters) -> float:
     """Return for how many seconds at least others waited for a CPU: the time somebody did, less what we did.
 
     Our threads are subtracted one by one although they may have waited at once, or beside others: it is a lower bound.
-    Nothing is known when Linux does not tell, or when a thread of ours ended and took its count along.
+    Nothing is known when Linux does not tell, when our threads were not looked at, or when one of them ended and took
+    its count along.
     """
     if before.waited_s is None or after.waited_s is None or before.own_waits_s is None or after.own_waits_s is None:
         return 0.0

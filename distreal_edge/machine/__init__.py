@@ -5,8 +5,6 @@ Every source is optional: what the kernel does not tell is None, and nothing rai
 
 from __future__ import annotations
 
-from distreal_edge.machine.conditions import Conditions, read_conditions
-from distreal_edge.machine.counters import CounterReader, Counters
 from distreal_edge.machine.files import Roots, read_text
 from distreal_edge.machine.groups import CpuGroup, Groups, MemoryGroup, find_groups, read_membership
 from distreal_edge.machine.heat import read_firmware_throttled, read_frequency_capped, read_temperature_c
@@ -15,13 +13,14 @@ from distreal_edge.machine.memory import read_available_bytes, read_resident_byt
 from distreal_edge.machine.power import read_on_battery
 from distreal_edge.machine.pressure import read_own_waits, read_waited_seconds
 from distreal_edge.machine.processors import own_affinity, parse_cpus, read_busy_seconds
+from distreal_edge.machine.reader import Conditions, Counters, MachineReader
 
 __all__ = [
     "Conditions",
-    "CounterReader",
     "Counters",
     "CpuGroup",
     "Groups",
+    "MachineReader",
     "MemoryGroup",
     "Quota",
     "Roots",
@@ -30,7 +29,6 @@ __all__ = [
     "parse_cpus",
     "read_available_bytes",
     "read_busy_seconds",
-    "read_conditions",
     "read_cpuset",
     "read_firmware_throttled",
     "read_frequency_capped",

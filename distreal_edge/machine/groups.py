@@ -60,7 +60,7 @@ class _Mount:
 
 def read_membership(roots: Roots) -> str:
     """Return what Linux says about this process's groups: when it changes, groups must be found anew."""
-    return read_text(roots.proc / "self" / "cgroup") or ""
+    return read_text(f"{roots.proc}/self/cgroup") or ""
 
 
 def find_groups(roots: Roots, membership: str) -> Groups:

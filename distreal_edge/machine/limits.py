@@ -75,10 +75,10 @@ def read_group_memory(groups: Iterable[MemoryGroup], at_most_bytes: int) -> int:
 
 def _quota_cores(group: CpuGroup) -> float | None:
     if group.version == 2:
-        quota, _, period = (read_text(group.folder / "cpu.max") or "").partition(" ")
+        quota, _, period = (read_text(f"{group.folder}/cpu.max") or "").partition(" ")
     else:
-        quota = read_text(group.folder / "cpu.cfs_quota_us") or ""
-        period = (read_text(group.folder / "cpu.cfs_period_us") or "") if quota != "-1" else ""
+        quota = read_text(f"{group.folder}/cpu.cfs_quota_us") or ""
+        period = (read_text(f"{group.folder}/cpu.cfs_period_us") or "") if quota != "-1" else ""
     quota_us, period_us = whole(quota), whole(period)
     if quota_us is None or period_us is None or quota_us < 0 or period_us <= 0:
         return None

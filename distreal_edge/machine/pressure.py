@@ -18,7 +18,7 @@ def read_waited_seconds(roots: Roots) -> float | None:
     Linux averages it over the CPUs, those that are busy counting more. A Raspberry Pi tells it only when booted with
     `psi=1`.
     """
-    for line in (read_text(roots.proc / "pressure" / "cpu") or "").splitlines():
+    for line in (read_text(f"{roots.proc}/pressure/cpu") or "").splitlines():
         kind, *fields = line.split()
         if kind == "some":
             total = next((field for field in fields if field.startswith("total=")), "")

@@ -29,12 +29,11 @@ def read_busy_seconds(roots: Roots) -> dict[int, float] | None:
     third of its list is not CPU 2, and others would be looked for on the wrong ones. Where it reads is set for the
     whole process, too.
     """
-    text = read_text(roots.proc / "stat")
-    if text is None:
-        return None
+    # The CPUs come first; behind them is a line of thousands of interrupt counts.
+    head = (read_text(f"{roots.proc}/stat") or "").partition("\nintr")[0]
     busy: dict[int, float] = {}
-    for line in text.splitlines():
-        if not line.startswith("cpu"):  # the CPUs come first; behind them is a line of thousands of interrupt counts
+    for line in head.splitlines():
+        if not line.startswith("cpu"):
             break
         name, *fields = line.split()
         number = whole(name[3:])

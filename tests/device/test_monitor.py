@@ -213,7 +213,7 @@ def test_what_training_holds_is_not_taken_from_what_it_may_hold(machine: Machine
     unlimited = machine.monitor()
     machine.write("/proc/self/statm", "900 200 10 1 0 1 0\n")
     machine.write("/proc/meminfo", f"MemAvailable: {1000 - 100 * PAGE // 1024} kB\n")
-    machine.pass_time(0.25)
+    machine.pass_time(1.0)
     assert unlimited.sample().memory_bytes == 1024000.0
     assert monitor.sample().memory_bytes == 600000.0
 
@@ -406,12 +406,13 @@ FOLLOWER = """
 import json, os, sys, threading, time
 from pathlib import Path
 from distreal_edge.device import Monitor
-from distreal_edge.machine import CounterReader, Roots
+from distreal_edge.machine import MachineReader, Roots
 for group in sys.argv[1:]:
     (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
-counters = CounterReader(Roots()).read()
+reader = MachineReader(Roots())
+counters = reader.counters()
 print(json.dumps({"quotas": [quota.cores for quota in counters.quotas], "cpus": sorted(counters.allowed),
-                  "memory": counters.memory_bytes, "cores": Monitor().sample().cores}))
+                  "memory": reader.conditions().memory_bytes, "cores": Monitor().sample().cores}))
 """
 
 

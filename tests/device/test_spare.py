@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distreal_edge.device.spare import most_cores, spare_bytes, spare_cores
-from distreal_edge.machine import Counters, Quota
+from distreal_edge.machine import Conditions, Counters, Quota
 
 START = Counters(
     time_s=100.0, allowed=frozenset({0, 1, 2, 3}), busy_s={0: 10.0, 1: 20.0, 2: 30.0, 3: 40.0, 4: 50.0}, own_s=5.0
@@ -120,13 +120,13 @@ def test_who_waits_although_a_cpu_idles_does_not_wait_for_ours() -> None:
 
 
 def test_memory_that_training_holds_is_still_its_own() -> None:
-    idle = replace(START, memory_bytes=1000, resident_bytes=300)
+    idle = Conditions(memory_bytes=1000, resident_bytes=300)
     assert spare_bytes(idle, 300) == 1000.0
     assert spare_bytes(replace(idle, memory_bytes=600, resident_bytes=700), 300) == 1000.0
     assert spare_bytes(replace(idle, resident_bytes=200), 300) == 1000.0
     assert spare_bytes(replace(idle, resident_bytes=None), 300) == 1000.0
     assert spare_bytes(idle, None) == 1000.0
-    assert spare_bytes(START, 300) is None
+    assert spare_bytes(Conditions(resident_bytes=400), 300) is None
 
 
 seconds = st.floats(0.0, 1e9)

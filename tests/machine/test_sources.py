@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from distreal_edge.machine import (
-    Conditions,
     read_available_bytes,
-    read_conditions,
     read_firmware_throttled,
     read_frequency_capped,
     read_on_battery,
@@ -160,19 +158,9 @@ def test_a_battery_that_empties_while_nothing_else_gives_power_is_seen(
     assert read_on_battery(lay(files)) is on_battery
 
 
-def test_conditions_are_read_together(lay: Any) -> None:
-    pi = {"/sys/class/thermal/thermal_zone0/temp": "83700\n"}
-    assert read_conditions(lay(pi)) == Conditions(83.7)
-    assert read_conditions(lay({FIRMWARE: "8\n"})) == Conditions(83.7, throttled=True)
-    assert read_conditions(lay({FIRMWARE: "0\n"} | BATTERY)) == Conditions(83.7, on_battery=True)
-    lay({f"{FREQUENCY}/policy0/scaling_max_freq": "6\n", f"{FREQUENCY}/policy0/cpuinfo_max_freq": "18\n"})
-    assert read_conditions(lay({})) == Conditions(83.7, throttled=True, on_battery=True)
-
-
 def test_nothing_is_known_of_a_machine_without_files(lay: Any) -> None:
     roots = lay({})
     assert read_own_waits(roots) == {}
-    assert read_conditions(roots) == Conditions()
     for read in (
         read_available_bytes,
         read_resident_bytes,
