@@ -40,7 +40,7 @@ from distreal_edge.transport import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from distreal_edge.aggregator.lesson import Lesson
@@ -72,12 +72,14 @@ class Aggregator:
         test: Dataset | None = None,
         calibration: Dataset | None = None,
         threads: int = 1,
+        tell: Callable[[str], None] = lambda _status: None,
     ) -> None:
         """Prepare an aggregator; `broker` holds the `Session`'s connection arguments.
 
         `test` are held-out images, `calibration` those on which batch-norm statistics are measured; without the
-        latter devices measure them. Raises what `HeldOut.check` and `Table.check_network` raise, and `ConfigError`
-        when nobody would measure the statistics.
+        latter devices measure them. `tell` is called in every turn of the loop, with one line on what goes on.
+        Raises what `HeldOut.check` and `Table.check_network` raise, and `ConfigError` when nobody would measure the
+        statistics.
         """
         table.check_network(network.structure, network.plan.sizes)
         # Whether the statistics of a model are known as soon as the model is.
@@ -99,6 +101,7 @@ class Aggregator:
         self._lesson = lesson
         self._state = state
         self._broker = broker
+        self._tell = tell
         self._session_id = secrets.token_hex(8)
 
     @staticmethod
@@ -158,6 +161,7 @@ class Aggregator:
     def _serve(self, stop: threading.Event) -> bool:
         health_due_s = 0.0
         while not stop.is_set():
+            self._tell(self._status())
             self._take_events()
             now = time.time()
             for action in self._rounds.tick(now):
@@ -322,7 +326,15 @@ class Aggregator:
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
+        self._tell(self._status())
         self._publish_health()
+
+    def _status(self) -> str:
+        opened = self._rounds.open
+        if opened is None or not self._rounds.connected:
+            return self._waiting or self._phase
+        answered = f"{len(self._rounds.answered)} of {len(opened.selected)} updates are here"
+        return f"{self._phase}, round {opened.number} of {self._settings.last}, {answered}"
 
     def _publish_health(self) -> None:
         opened = self._rounds.open

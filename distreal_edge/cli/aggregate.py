@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from distreal_edge.cli.service import broker_arguments, start_logging, stopping_on_signals
+from distreal_edge.cli.logs import log_format_option, start_logging
+from distreal_edge.cli.notify import Service
+from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
 from distreal_edge.config import FederationConfig, build_table, load_config
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from distreal_edge.aggregator import Lesson, RoundSettings
+    from distreal_edge.cli.logs import LogFormat
     from distreal_edge.config import Evaluation, NetworkChoice
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
@@ -25,29 +28,32 @@ __all__ = ["Prepared", "aggregate", "prepare"]
 
 @click.command()
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The federation's TOML file.")
-def aggregate(path: Path) -> None:
+@log_format_option
+def aggregate(path: Path, log_format: LogFormat) -> None:
     """Lead a federation through its rounds; continue where it was stopped."""
     from distreal_edge.aggregator import Aggregator  # noqa: PLC0415 - --help must be quick
 
-    start_logging()
+    start_logging(log_format)
     config = load_config(path, FederationConfig)
     broker = broker_arguments(config.broker)
     prepared = prepare(config)
     test, calibration = load_held_out(config.evaluation)
-    aggregator = Aggregator(
-        federation=config.federation,
-        network=prepared.network,
-        table=prepared.table,
-        settings=prepared.settings,
-        lesson=prepared.lesson,
-        state=Path(config.state).expanduser(),
-        broker=broker,
-        test=test,
-        calibration=calibration,
-        threads=len(os.sched_getaffinity(0)),
-    )
-    with stopping_on_signals() as stop:
-        aggregator.run(stop)
+    # Closing a round takes as long as it takes: averaging and evaluation are one turn of the loop.
+    with Service(loop_must_turn=False) as service, stopping_on_signals(forced=True) as stop:
+        aggregator = Aggregator(
+            federation=config.federation,
+            network=prepared.network,
+            table=prepared.table,
+            settings=prepared.settings,
+            lesson=prepared.lesson,
+            state=Path(config.state).expanduser(),
+            broker=broker,
+            test=test,
+            calibration=calibration,
+            threads=len(os.sched_getaffinity(0)),
+            tell=service.turn,
+        )
+        keep_serving(lambda: aggregator.run(stop), stop, service.turn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from distreal_edge.cli.service import broker_arguments, start_logging, stopping_on_signals
+from distreal_edge.cli.logs import log_format_option, start_logging
+from distreal_edge.cli.notify import Service
+from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
 from distreal_edge.config import DeviceConfig, DeviceData, load_config
+from distreal_edge.errors import ConfigError
+from distreal_edge.pulse import Pulse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distreal_edge.cli.logs import LogFormat
     from distreal_edge.config import Resources
     from distreal_edge.data import Dataset
-    from distreal_edge.device import Board, Trace
+    from distreal_edge.device import Board, Ran, Trace
 
 __all__ = ["load_trace", "run"]
+
+# For trying out the watchdog: work number N on the board (mini-batches, measurements) and all after it never end.
+_DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 
 
 @click.command()
 @click.option("--config", "path", required=True, type=click.Path(path_type=Path), help="The device's TOML file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Follow this trace of `seconds,cores` instead.")
-def run(path: Path, trace: Path | None) -> None:
+@log_format_option
+def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     """Take part in a federation with this board, until stopped."""
     from distreal_edge import __version__  # noqa: PLC0415 - --help must be quick
     from distreal_edge.device import DeviceDaemon  # noqa: PLC0415
 
-    start_logging()
+    start_logging(log_format)
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
     followed = load_trace(config.resources, trace)
     check_engine()
     dataset = load_images(config.data)
-    with stopping_on_signals() as stop:
-        DeviceDaemon(
+    pulse = Pulse()
+    with Service(pulse, loop_must_turn=True) as service, stopping_on_signals(forced=True) as stop:
+        daemon = DeviceDaemon(
             federation=config.federation,
             device=config.device,
             dataset=dataset,
-            board=_board(config.resources, followed, stop),
+            board=_deadlocked_when_asked(_board(config.resources, followed, stop), os.environ.get(_DEADLOCK)),
             state=Path(config.state).expanduser(),
             version=__version__,
             broker=broker,
             log_steps=config.log_steps,
-        ).run(stop)
+            tell=service.turn,
+            pulse=pulse,
+        )
+        keep_serving(lambda: daemon.run(stop), stop, service.turn)
 
 
 def load_trace(resources: Resources, instead: Path | None = None) -> Trace | None:
@@ -94,3 +110,28 @@ def _board(resources: Resources, trace: Trace | None, stop: threading.Event) -> 
         threading.Thread(target=monitor.follow, args=(stop,), name="monitor", daemon=True).start()
         return RealBoard(monitor)
     return TraceBoard(trace, core_speed=resources.core_speed, stop=stop)
+
+
+class _Deadlocking:
+    """A board on which the trainer waits, from some work on, for what never comes: the fault that a watchdog is for."""
+
+    def __init__(self, board: Board, sound: int) -> None:
+        self._board = board
+        self._sound = sound
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._board, name)
+
+    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+        if self._sound == 0:
+            threading.Event().wait()
+        self._sound -= 1
+        return self._board.run(work, threads)
+
+
+def _deadlocked_when_asked(board: Board, asked: str | None) -> Board:
+    if asked is None:
+        return board
+    if not asked.isdecimal():
+        raise ConfigError(f"{_DEADLOCK}={asked}: must be a whole number; unset it unless you test the watchdog")
+    return cast("Board", _Deadlocking(board, int(asked)))

@@ -1,65 +1,106 @@
-"""What the long-running verbs share: logging for a journal, a clean end on a signal, the way to the broker."""
+"""What the long-running verbs share: a clean end on a signal, patience with a broker, the way to it."""
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from distreal_edge.cli.notify import is_supervised, notify
+from distreal_edge.errors import TransportError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distreal_edge.config import Broker
 
-__all__ = ["broker_arguments", "start_logging", "stopping_on_signals"]
+__all__ = ["broker_arguments", "keep_serving", "stopping_on_signals"]
 
-
-class _OneLine(logging.Formatter):
-    """Whatever devices and files say ends up in messages: a message stays one line, and moves no cursor."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        line = super().formatMessage(record)
-        return "".join(letter if letter.isprintable() else "?" for letter in line)
-
-
-def start_logging() -> None:
-    """Log one line per state change to standard error, with the local time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+_log = logging.getLogger(__name__)
+# What systemd, and an owner at the terminal, can count on.
+_END_WITHIN_S = 2.0
+_MARGIN_S = 0.2
+_FIRST_RETRY_S = 30.0
+_LONGEST_RETRY_S = 900.0
+_TURN_S = 0.2
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[threading.Event]:
+def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
     """Give an event that SIGTERM, SIGINT and SIGHUP set, so that the program can end cleanly.
 
-    A second signal ends it at once. After Ctrl-C the clean end is a `KeyboardInterrupt`, so that a shell script stops
-    as well.
+    `forced`: the process is gone two seconds after the signal, whatever it is doing then; native code cannot be
+    interrupted, nor a broker be hurried that does not answer. What is durable must be so at any instant. A second
+    signal ends it at once. After Ctrl-C the clean end is a `KeyboardInterrupt`, so that a shell script stops as well.
     """
     stop = threading.Event()
     interrupted = False
     before: dict[signal.Signals, Any] = {}
+    # A handler runs between any two instructions of the main thread, which may hold the lock of anything else.
+    asked: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
-    def end(number: int, _frame: object) -> None:
+    def ask(number: int, _frame: object) -> None:
         nonlocal interrupted
         interrupted = number == signal.SIGINT
-        stop.set()
+        asked.put(130 if interrupted else 0)
         restore()
+
+    def end() -> None:
+        code = asked.get()
+        if code is None:
+            return
+        stop.set()
+        if forced:
+            notify("STOPPING=1", "STATUS=stopping")
+            time.sleep(_END_WITHIN_S - _MARGIN_S)
+            os._exit(code)
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    threading.Thread(target=end, name="end", daemon=True).start()
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            before[number] = signal.signal(number, end)
+            before[number] = signal.signal(number, ask)
         yield stop
     finally:
         restore()
+        asked.put(None)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def keep_serving(serve: Callable[[], object], stop: threading.Event, turn: Callable[[str], None]) -> None:
+    """Serve until the end; under a service manager also after the broker has refused us, which its owner may mend.
+
+    At a terminal the refusal, a `TransportError`, is raised: whoever typed the command can mend it best. `turn` is
+    called with what is waited for.
+    """
+    delay_s = _FIRST_RETRY_S
+    while True:
+        began_s = time.monotonic()
+        try:
+            serve()
+        except TransportError as error:
+            if not is_supervised():
+                raise
+            if time.monotonic() - began_s > _LONGEST_RETRY_S:
+                delay_s = _FIRST_RETRY_S
+            _log.warning("%s; tries again in %.0f s", error, delay_s)
+            again_s = time.monotonic() + delay_s
+            while not stop.is_set() and time.monotonic() < again_s:
+                turn(f"refused, tries again every {delay_s:.0f} s: {error}")
+                time.sleep(_TURN_S)
+            delay_s = min(2.0 * delay_s, _LONGEST_RETRY_S)
+            if not stop.is_set():
+                continue
+        return
 
 
 def broker_arguments(broker: Broker) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from distreal_edge.device.blobs import Blobs
 from distreal_edge.device.health import health_of
 from distreal_edge.device.rounds import (
@@ -21,6 +23,7 @@ from distreal_edge.device.rounds import (
     StopTraining,
     Train,
 )
+from distreal_edge.device.safe_mode import crashes_counted
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.steps import StepLog
 from distreal_edge.device.upload import Upload
@@ -45,12 +48,13 @@ from distreal_edge.transport import (
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
     from distreal_edge.device.trainer import MiniBatch
+    from distreal_edge.pulse import Pulse
 
 __all__ = ["DeviceDaemon"]
 
@@ -75,8 +79,13 @@ class DeviceDaemon:
         version: str,
         broker: dict[str, Any],
         log_steps: bool = False,
+        tell: Callable[[str], None] = lambda _status: None,
+        pulse: Pulse | None = None,
     ) -> None:
-        """Prepare a device; `broker` holds the `Session`'s connection arguments."""
+        """Prepare a device; `broker` holds the `Session`'s connection arguments.
+
+        `tell` is called in every turn of the loop, with one line on what goes on; `pulse` beats while training gets on.
+        """
         if len(dataset) < 2:
             raise DataError(f"device {device} has {len(dataset)} images; it needs at least 2 to train")
         self._device = device
@@ -88,24 +97,24 @@ class DeviceDaemon:
         self._topics = Topics(federation)
         self._session_id = secrets.token_hex(8)
         self._log_steps = log_steps
+        self._tell = tell
+        self._pulse = pulse
         self._latest: MiniBatch | None = None
         self._announced_state = ""
 
     def run(self, stop: threading.Event) -> None:
-        """Take part until `stop` is set. Raises `TransportError` when the broker refuses us for good."""
+        """Take part until `stop` is set; may be called again afterwards.
+
+        Raises `TransportError` when the broker refuses us for good, `StateError` when the state folder cannot be used.
+        """
         offline = encode(DeviceState("offline", self._session_id, len(self._dataset), self._version))
+        self._stop = stop
+        self._announced_state = ""
         with (
             held_folder(self._state),
+            crashes_counted(self._state / "crashes.json") as self._safe_mode,
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
-            Session(
-                client_id=client_id_of(federation=self._topics.federation, device=self._device),
-                will_topic=self._topics.device_state(self._device),
-                will_payload=offline,
-                **self._broker,
-            ) as session,
         ):
-            self._session = session
-            self._stop = stop
             self._blobs = Blobs()
             self._spool = Spool(self._state / "spool")
             self._upload: Upload | None = None
@@ -115,19 +124,33 @@ class DeviceDaemon:
                 board=self._board,
                 spool=self._spool,
                 report=lambda step: self._step_done(step, step_log),
+                pulse=self._pulse,
             )
             self._rounds = DeviceRounds(self._device, waiting=self._spool.waiting(), done=self._spool.tasks())
-            self._announce_state("starting")
-            session.subscribe(self._topics.round, self._topics.ack(self._device), self._topics.all_blobs)
+            self._manifest: Manifest | None = None
             try:
-                self._serve()
+                with Session(
+                    client_id=client_id_of(federation=self._topics.federation, device=self._device),
+                    will_topic=self._topics.device_state(self._device),
+                    will_payload=offline,
+                    **self._broker,
+                ) as self._session:
+                    self._announce_state("starting")
+                    self._session.subscribe(self._topics.round, self._topics.ack(self._device), self._topics.all_blobs)
+                    try:
+                        self._serve()
+                    finally:
+                        self._worker.stop()  # it has until the broker has heard that we go, and a little longer
+                    self._safe_mode.end()
             finally:
-                self._worker.stop()
                 self._worker.join(_END_S)
 
     def _serve(self) -> None:
         health_due_s = 0.0
+        if self._safe_mode.on:
+            _log.error("%s", self._safe_mode.explanation)
         while not self._stop.is_set():
+            self._tell(self._status())
             self._take_event()
             while not self._worker.finished.empty():
                 ended = self._worker.finished.get()
@@ -137,10 +160,11 @@ class DeviceDaemon:
                 self._begin_when_complete()
             self._act(self._rounds.tick(time.time()))
             self._advance_upload()
-            self._announce_state(self._rounds.phase.value)
+            self._announce_state("degraded" if self._safe_mode.on else self._rounds.phase.value)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
                 self._publish_health()
+                self._leave_safe_mode_when_over()
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -166,9 +190,9 @@ class DeviceDaemon:
             match self._topics.parse(message.topic):
                 case RoundTopic():
                     manifest = decode(Manifest, message.payload, where=message.topic)
-                    news = manifest != self._rounds.manifest
-                    self._blobs.expect(manifest)
-                    self._act(self._rounds.announced(manifest, now, live=not message.retained))
+                    news = manifest != self._manifest
+                    self._heed(manifest, now, live=not message.retained)
+                    self._manifest = manifest
                     if news:  # the broker repeats it after every reconnect
                         self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
@@ -182,6 +206,24 @@ class DeviceDaemon:
         except ProtocolError as error:
             _log.warning("ignored: %s", error)
         self._begin_when_complete()
+
+    def _heed(self, manifest: Manifest, now: float, *, live: bool) -> None:
+        if self._safe_mode.on:
+            # As if it were for others: what waits in the spool is sent as ever, and nothing is trained.
+            manifest = msgspec.structs.replace(manifest, selected=())
+        else:
+            self._blobs.expect(manifest)
+        self._act(self._rounds.announced(manifest, now, live=live))
+
+    def _leave_safe_mode_when_over(self) -> None:
+        if not self._safe_mode.over():
+            return
+        _log.info("safe mode is over")
+        if self._manifest is not None:
+            try:
+                self._heed(self._manifest, time.time(), live=False)
+            except ProtocolError as error:
+                _log.warning("ignored: %s", error)
 
     def _warn_when_late(self, manifest: Manifest, now: float) -> None:
         # The aggregator announces a round as it opens it: this is an old round, or one of the two clocks is wrong.
@@ -261,6 +303,18 @@ class DeviceDaemon:
             _log.warning("update %s was not sent whole: %s", upload.uid, error)
             self._upload = None
             self._rounds.sending_failed(upload.uid, time.time())
+
+    def _status(self) -> str:
+        """Return what goes on, in a line for a person."""
+        if self._safe_mode.on:
+            what = self._safe_mode.explanation
+        elif self._manifest is None:
+            what = self._announced_state
+        elif self._manifest.finished:
+            what = f"{self._announced_state}, the training is over"
+        else:
+            what = f"{self._announced_state}, round {self._manifest.number}"
+        return what if self._session.connected else f"{what}; no connection to the broker"
 
     def _announce_state(self, state: str) -> None:
         # Fetching is a part of waiting, as the others see it.

@@ -16,6 +16,7 @@ from distreal_edge.device.update import encode_update
 from distreal_edge.dropout import Table, check_policy
 from distreal_edge.errors import DistrealError
 from distreal_edge.network import Network
+from distreal_edge.pulse import Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "Worker"]
 
 _log = logging.getLogger(__name__)
+_MEASURING_SHARE = 0.1
+"""Of the first round's training time; measuring the cheapest row may take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +49,23 @@ class Worker:
     """
 
     def __init__(
-        self, *, device: str, dataset: Dataset, board: Board, spool: Spool, report: Callable[[MiniBatch], None]
+        self,
+        *,
+        device: str,
+        dataset: Dataset,
+        board: Board,
+        spool: Spool,
+        report: Callable[[MiniBatch], None],
+        pulse: Pulse | None = None,
     ) -> None:
-        """Prepare a worker; nothing runs yet."""
+        """Prepare a worker; nothing runs yet. `pulse` beats while it gets on."""
         self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._device = device
         self._dataset = dataset
         self._board = board
         self._spool = spool
         self._report = report
+        self._pulse = Pulse() if pulse is None else pulse
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._speeds: dict[str, Speed] = {}
@@ -78,14 +89,17 @@ class Worker:
             self._thread.join(timeout_s)
 
     def _run(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> None:
-        try:
-            uid = self._train(manifest, model, table, stop)
-            outcome = Finished(manifest.number, uid, "" if uid else "stopped")
-        except DistrealError as error:
-            outcome = Finished(manifest.number, None, str(error))
-        except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: the daemon must hear of it and go on
-            _log.exception("round %d: training failed", manifest.number)
-            outcome = Finished(manifest.number, None, f"{type(error).__name__}: {error}")
+        with self._pulse.working():
+            try:
+                uid = self._train(manifest, model, table, stop)
+                outcome = Finished(manifest.number, uid, "" if uid else "stopped")
+            except DistrealError as error:
+                outcome = Finished(manifest.number, None, str(error))
+            # The outermost loop of this thread: the daemon must hear of it and go on. A panic in a library written in
+            # Rust is no Exception.
+            except BaseException as error:  # noqa: BLE001
+                _log.exception("round %d: training failed", manifest.number)
+                outcome = Finished(manifest.number, None, f"{type(error).__name__}: {error}")
         self.finished.put(outcome)
 
     def _train(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> str | None:
@@ -95,6 +109,12 @@ class Worker:
         rows.check_network(network.structure, network.plan.sizes)
         speed = self._speed(manifest, network, rows)
         uid = secrets.token_hex(16)
+
+        def stopped() -> bool:
+            # Asked before every mini-batch, and over and over in a wait.
+            self._pulse.beat()
+            return stop.is_set()
+
         update = train_round(
             manifest=manifest,
             network=network,
@@ -104,7 +124,7 @@ class Worker:
             uid=uid,
             board=self._board,
             speed=speed,
-            stopped=stop.is_set,
+            stopped=stopped,
             report=self._report,
         )
         if stop.is_set():
@@ -116,7 +136,9 @@ class Worker:
         # What was learned about this board's speed holds for as long as the table does.
         digest = manifest.table.digest
         if digest not in self._speeds:
-            per_mac = measure_speed(network, table, self._dataset, self._board, manifest.training.batch)
-            _log.info("this board takes %.3g s of one core per 1e9 multiply-accumulates", per_mac * 1e9)
-            self._speeds = {digest: Speed(table, per_mac)}
+            until_s = self._board.now() + _MEASURING_SHARE * (manifest.train_until_s - self._board.now())
+            measured = measure_speed(network, table, self._dataset, self._board, manifest.training.batch, until_s)
+            shown = ", ".join(f"{seconds:.3g} s with row {row}" for row, seconds in measured.items())
+            _log.info("an image takes one core of this board %s", shown)
+            self._speeds = {digest: Speed(table, measured)}
         return self._speeds[digest]
