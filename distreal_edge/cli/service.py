@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["broker_arguments", "keep_serving", "stopping_on_signals"]
 
 _log = logging.getLogger(__name__)
-# What systemd, and an owner at the terminal, can count on.
+# What systemd, and an owner at the terminal, can count on; a process of lowest priority needs some of it to get going.
 _END_WITHIN_S = 2.0
-_MARGIN_S = 0.2
+_MARGIN_S = 0.5
 _FIRST_RETRY_S = 30.0
 _LONGEST_RETRY_S = 900.0
 _TURN_S = 0.2

@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.2
 _UPLOAD_TICK_S = 0.01
 _HEALTH_S = 1.0
-_END_S = 1.0
+_END_S = 0.5
 
 
 class DeviceDaemon:
