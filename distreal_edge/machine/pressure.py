@@ -19,8 +19,8 @@ def read_waited_seconds(roots: Roots) -> float | None:
     `psi=1`.
     """
     for line in (read_text(f"{roots.proc}/pressure/cpu") or "").splitlines():
-        kind, *fields = line.split()
-        if kind == "some":
+        fields = line.split()
+        if fields[:1] == ["some"]:
             total = next((field for field in fields if field.startswith("total=")), "")
             waited_us = whole(total.removeprefix("total="))
             return None if waited_us is None else waited_us / 1e6

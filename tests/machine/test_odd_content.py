@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -63,37 +62,47 @@ def read_twice(roots: Roots) -> tuple[Counters, Conditions]:
     return reader.counters(), reader.conditions()
 
 
-@given(odd=st.dictionaries(st.sampled_from(sorted(USUAL)), st.one_of(st.none(), broken), max_size=6))
-def test_whatever_stands_in_the_files_nothing_raises_and_every_number_is_one(odd: dict[str, bytes | None]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        for file, content in (USUAL | odd).items():
-            path = root / file
-            path.parent.mkdir(parents=True, exist_ok=True)
+@pytest.fixture
+def usual(tmp_path: Path) -> Path:
+    """Return the root of a machine whose files are all there."""
+    for file, content in USUAL.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(content)
+    return tmp_path
+
+
+def test_whatever_stands_in_the_files_nothing_raises_and_every_number_is_one(usual: Path) -> None:
+    roots = Roots(usual / "proc", usual / "sys")
+
+    @given(odd=st.dictionaries(st.sampled_from(sorted(USUAL)), st.one_of(st.none(), broken), max_size=6))
+    def check(odd: dict[str, bytes | None]) -> None:
+        for file, content in odd.items():
+            (usual / file).unlink()
             if content is None:
-                path.mkdir()  # a folder stands where a file should be
+                (usual / file).mkdir()  # a folder stands where a file should be
             else:
-                path.write_bytes(content)
-        roots = Roots(root / "proc", root / "sys")
-        counters, conditions = read_twice(roots)
-    assert counters.allowed <= {0, 1}
-    assert counters.allowed
-    numbers = [*counters.busy_s.values(), *(counters.own_waits_s or {}).values()]
-    numbers += [quota.cores for quota in counters.quotas]
-    numbers += [conditions.temperature_c or 0.0, counters.waited_s or 0.0]
-    assert all(math.isfinite(number) for number in numbers)
-    assert conditions.memory_bytes is None or conditions.memory_bytes >= 0
+                (usual / file).write_bytes(content)
+        try:
+            counters, conditions = read_twice(roots)
+        finally:
+            for file, content in odd.items():
+                if content is None:
+                    (usual / file).rmdir()
+                (usual / file).write_bytes(USUAL[file])
+        assert counters.allowed <= {0, 1}
+        assert counters.allowed
+        numbers = [*counters.busy_s.values(), *(counters.own_waits_s or {}).values()]
+        numbers += [quota.cores for quota in counters.quotas]
+        numbers += [conditions.temperature_c or 0.0, counters.waited_s or 0.0]
+        assert all(math.isfinite(number) for number in numbers)
+        assert conditions.memory_bytes is None or conditions.memory_bytes >= 0
+
+    check()
 
 
-def test_the_usual_files_are_all_read() -> None:
+def test_the_usual_files_are_all_read(usual: Path) -> None:
     # Otherwise the test above would only look at how absent files are treated.
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        for file, content in USUAL.items():
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_bytes(content)
-        roots = Roots(root / "proc", root / "sys")
-        counters, conditions = read_twice(roots)
+    counters, conditions = read_twice(Roots(usual / "proc", usual / "sys"))
     assert counters.allowed == {0}
     assert (counters.busy_s, counters.waited_s, counters.own_waits_s) == ({0: 2.0}, 1e-4, {5: 1e-7})
     assert [(quota.cores, quota.used_s) for quota in counters.quotas] == [(0.5, 1e-7), (0.5, 1e-4)]

@@ -45,7 +45,8 @@ def test_what_we_hold_is_counted_in_pages(lay: Any) -> None:
 def test_somebodys_waiting_is_read_in_seconds(lay: Any) -> None:
     pressure = "some avg10=1.52 avg60=0.80 avg300=0.25 total=2500000\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=9\n"
     assert read_waited_seconds(lay({"/proc/pressure/cpu": pressure})) == 2.5
-    for odd in ("", "full total=5\n", "some avg10=0\n", "some total=\n", "some total=x\n"):
+    assert read_waited_seconds(lay({"/proc/pressure/cpu": f"\n\n{pressure}"})) == 2.5
+    for odd in ("", "\n\n", "full total=5\n", "some avg10=0\n", "some total=\n", "some total=x\n"):
         assert read_waited_seconds(lay({"/proc/pressure/cpu": odd})) is None
 
 
