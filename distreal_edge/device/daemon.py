@@ -309,11 +309,11 @@ class DeviceDaemon:
         if self._safe_mode.on:
             what = self._safe_mode.explanation
         elif self._manifest is None:
-            what = self._announced_state
+            what = self._rounds.phase.value
         elif self._manifest.finished:
-            what = f"{self._announced_state}, the training is over"
+            what = f"{self._rounds.phase.value}, the training is over"
         else:
-            what = f"{self._announced_state}, round {self._manifest.number}"
+            what = f"{self._rounds.phase.value}, round {self._manifest.number}"
         return what if self._session.connected else f"{what}; no connection to the broker"
 
     def _announce_state(self, state: str) -> None:

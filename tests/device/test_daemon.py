@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import json
 import queue
 import signal
 import subprocess
@@ -17,7 +19,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from distreal_edge.device import Availability, DeviceDaemon, RealBoard, Trace, TraceBoard, decode_update, rounds, upload
+from distreal_edge.device import (
+    Availability,
+    DeviceDaemon,
+    RealBoard,
+    Trace,
+    TraceBoard,
+    decode_update,
+    rounds,
+    upload,
+    worker,
+)
 from distreal_edge.device import daemon as daemon_module
 from distreal_edge.errors import DataError, StateError
 from distreal_edge.network import Network, PlanBuilder
@@ -185,6 +197,7 @@ class Device:
         self.stop = threading.Event()
         self.failure: BaseException | None = None
         self.state = state
+        self.told: list[str] = []
         self.daemon = DeviceDaemon(
             federation=FEDERATION,
             device="pi",
@@ -194,6 +207,7 @@ class Device:
             version="test",
             broker={"host": "127.0.0.1", "port": port},
             log_steps=True,
+            tell=self.told.append,
         )
         self._thread = threading.Thread(target=self._run, name="device under test")
         self._thread.start()
@@ -561,6 +575,78 @@ def test_hostile_and_broken_rounds_leave_a_device_alive(
         return any(read(aggregator, uid, wide).header.round == 100 for uid in aggregator.updates)
 
     aggregator.until(updated)
+
+
+def test_a_panic_in_a_library_costs_the_round_and_nothing_else(
+    aggregator: ScriptedAggregator,
+    start_device: Callable[..., Device],
+    plan_round: Callable[..., Manifest],
+    wide: Network,
+    wide_table: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Panic(BaseException):
+        """As libraries written in Rust raise it."""
+
+    def panic(**_: Any) -> None:
+        raise Panic("index out of bounds")
+
+    device = start_device()
+    aggregator.until(lambda: "idle" in aggregator.states)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "train_round", panic)
+        aggregator.announce(plan_round(1))
+        aggregator.send(wide.to_bytes())
+        aggregator.send(wide_table)
+        aggregator.until(lambda: "no update: Panic: index out of bounds" in caplog.text)
+    uid = run_one_round(aggregator, plan_round(2))
+    assert read(aggregator, uid, wide).header.round == 2
+    assert device.alive
+
+
+def test_a_device_in_safe_mode_sends_what_it_has_and_trains_again_once_the_owner_says_so(
+    aggregator: ScriptedAggregator,
+    start_device: Callable[..., Device],
+    first_update: tuple[Device, str],
+    plan_round: Callable[..., Manifest],
+    wide: Network,
+    wide_table: bytes,
+) -> None:
+    device, uid = first_update
+    device.end()
+    (device.state / "crashes.json").write_text(json.dumps({"running": True, "crashes_s": [time.time()] * 2}))
+    aggregator.until(lambda: aggregator.states[-1] == "offline")
+    aggregator.forget_updates()
+
+    device = start_device()
+
+    aggregator.until(lambda: uid in aggregator.updates)
+    aggregator.until(lambda: aggregator.states[-1] == "degraded")
+    aggregator.answer(uid, "durable")
+    aggregator.until(lambda: device.spooled == [])
+    aggregator.announce(plan_round(2))
+    heard = len(aggregator.healths)
+    aggregator.until(lambda: len(aggregator.healths) > heard + 2)
+    assert aggregator.states[-1] == "degraded"
+    assert not aggregator.wants
+    assert device.told[-1].startswith("degraded: crashed 3 times within 10 min; trains again in 30 min, or once")
+    (device.state / "crashes.json").unlink()
+    aggregator.until(lambda: aggregator.wants)  # the round that was announced meanwhile
+    aggregator.send(wide.to_bytes())
+    aggregator.send(wide_table)
+    aggregator.until(lambda: len(aggregator.updates) == 2)
+
+
+def test_a_device_tells_what_goes_on(first_update: tuple[Device, str], aggregator: ScriptedAggregator) -> None:
+    device, uid = first_update
+    aggregator.answer(uid, "durable")
+    aggregator.until(lambda: device.told[-1] == "idle, round 1")
+    told = [status for status, _ in itertools.groupby(device.told)]
+    assert told[0] == "idle; no connection to the broker"
+    assert [status for status in told if "connection" not in status] == [
+        "idle", "fetching, round 1", "training, round 1", "uploading, round 1", "idle, round 1"
+    ]  # fmt: skip
 
 
 # -- processes that are killed ---------------------------------------------------------------------------------------
