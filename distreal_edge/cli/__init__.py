@@ -18,6 +18,7 @@ _VERBS = {
     "check-config": "distreal_edge.cli.check_config",
     "demo": "distreal_edge.cli.demo",
     "profile": "distreal_edge.cli.profile",
+    "record": "distreal_edge.cli.record",
     "run": "distreal_edge.cli.run",
     "search": "distreal_edge.cli.search",
     "version": "distreal_edge.cli.version",

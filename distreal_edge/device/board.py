@@ -101,7 +101,7 @@ class RealBoard:
 
 
 class TraceBoard:
-    """A board whose free cores follow a trace, each core `core_speed` times as fast as one here.
+    """A board that has free what a trace says, each core `core_speed` times as fast as one here.
 
     Work is done on one thread here and its CPU time taken; `Ran.seconds` is what a board with the trace's cores, and
     with as many threads as were asked for, would have taken. Other load on this machine therefore does not show, as
@@ -120,8 +120,13 @@ class TraceBoard:
         return time.time()
 
     def availability(self) -> Availability:
-        """Return the cores that the trace has free now."""
-        return Availability(cores=self._trace.at(time.monotonic() - self._start))
+        """Return what the trace has free now."""
+        second = time.monotonic() - self._start
+        return Availability(
+            cores=self._trace.at(second),
+            memory_bytes=self._trace.memory_bytes_at(second),
+            temperature_c=self._trace.temperature_c_at(second),
+        )
 
     def run(self, work: Callable[[int], float], threads: int) -> Ran:
         """Do the work on one thread, and say when the emulated board would have finished it."""

@@ -60,6 +60,11 @@ def test_an_emulated_board_without_cores_does_not_make_anybody_wait_in_run() -> 
     assert board.run(burn(0.0), 1).seconds == math.inf
 
 
+def test_an_emulated_board_has_the_memory_and_the_heat_of_its_trace() -> None:
+    board = TraceBoard(Trace((0.0,), (2.0,), (5e8,), (61.5,)), core_speed=1.0, stop=threading.Event())
+    assert board.availability() == Availability(2.0, memory_bytes=5e8, temperature_c=61.5)
+
+
 def test_a_real_board_counts_the_cores_that_its_threads_can_use() -> None:
     ran = RealBoard(FourCores()).run(burn(0.02), 2)  # type: ignore[arg-type]
     assert ran.result == 2.0

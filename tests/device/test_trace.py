@@ -26,7 +26,7 @@ def traces(draw: st.DrawFn) -> Trace:
 
 def test_a_file_is_read_with_further_columns_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
-    file.write_bytes("\ufeffcores,seconds,temperature\r\n4,0,50\r\n\r\n0.5,2.5,61\r\n".encode())
+    file.write_bytes("\ufeffcores,seconds,colour\r\n4,0,red\r\n\r\n0.5,2.5,blue\r\n".encode())
     assert Trace.load(file) == Trace((0.0, 2.5), (4.0, 0.5))
 
 
@@ -47,6 +47,11 @@ def test_a_file_is_read_with_further_columns_blank_lines_and_a_byte_order_mark(t
         ("seconds,cores\n0,nan\n", 2, "from 0 to 4096"),
         ("seconds,cores\n0,inf\n", 2, "from 0 to 4096"),
         ("seconds,cores\n0,5000\n", 2, "from 0 to 4096"),
+        ("seconds,cores,memory\n0,1,lots\n", 2, "memory and temperature must be numbers or empty, got 'lots'"),
+        ("seconds,cores,memory\n0,1,-5\n", 2, "memory is in bytes, from 0"),
+        ("seconds,cores,memory\n0,1,\n2,1,inf\n", 3, "memory is in bytes, from 0"),
+        ("seconds,cores,temperature\n0,1,nan\n", 2, "temperature is in degrees Celsius, from -100 to 300"),
+        ("seconds,cores,temperature\n0,1,50\n1,1,51000\n", 3, "got 51000.0"),
         ('seconds,cores\n0,"' + "4" * 200_000 + '"\n', 1, "damaged"),
     ],
 )
@@ -80,6 +85,28 @@ def test_a_trace_made_by_hand_is_checked_too(seconds: tuple[float, ...], cores: 
 def test_the_last_entry_holds_and_each_begins_at_its_second() -> None:
     trace = Trace((0.0, 2.0, 3.5), (4.0, 0.0, 1.5))
     assert [trace.at(second) for second in (0.0, 1.99, 2.0, 3.4, 3.5, 1e9)] == [4.0, 4.0, 0.0, 0.0, 1.5, 1.5]
+
+
+def test_memory_and_temperature_are_followed_where_the_file_tells_them(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("seconds,cores,memory,temperature\n0,4,1000000,\n2,4,,51.5\n5,3\n")
+    trace = Trace.load(file)
+    assert [trace.memory_bytes_at(second) for second in (0.0, 1.9, 2.0, 9.0)] == [1e6, 1e6, None, None]
+    assert [trace.temperature_c_at(second) for second in (0.0, 2.0, 4.9, 5.0)] == [None, 51.5, 51.5, None]
+
+
+def test_columns_that_never_say_anything_are_as_good_as_missing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("seconds,cores,memory,temperature\n0,4,,\n2,1,,\n")
+    assert Trace.load(file) == Trace((0.0, 2.0), (4.0, 1.0))
+    assert Trace.load(file).memory_bytes_at(1.0) is None
+
+
+def test_memory_for_some_lines_of_a_trace_only_is_refused() -> None:
+    with pytest.raises(ConfigError, match="in every line, or in none"):
+        Trace((0.0, 1.0), (4.0, 4.0), (1e9,))
+    with pytest.raises(ConfigError, match="from -100 to 300"):
+        Trace((0.0,), (4.0,), temperature_c=(math.nan,))
 
 
 @given(trace=traces(), start=st.floats(0.0, 30.0), work=st.floats(0.0, 40.0), most=st.sampled_from([1.0, 2.0, 8.0]))
