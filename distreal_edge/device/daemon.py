@@ -101,6 +101,7 @@ class DeviceDaemon:
         self._pulse = pulse
         self._latest: MiniBatch | None = None
         self._announced_state = ""
+        self._paused: str | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Take part until `stop` is set; may be called again afterwards.
@@ -314,6 +315,8 @@ class DeviceDaemon:
             what = f"{self._rounds.phase.value}, the training is over"
         else:
             what = f"{self._rounds.phase.value}, round {self._manifest.number}"
+        if self._paused is not None:
+            what = f"{what}; training pauses: {self._paused}"
         return what if self._session.connected else f"{what}; no connection to the broker"
 
     def _announce_state(self, state: str) -> None:
@@ -330,6 +333,7 @@ class DeviceDaemon:
 
     def _publish_health(self) -> None:
         availability = self._board.availability()
+        self._paused = availability.paused
         training = self._rounds.phase is Phase.TRAINING
         health = health_of(time.time(), availability, len(self._spool.waiting()), self._latest, training=training)
         self._session.publish_retained(self._topics.device_health(self._device), encode(health), qos=0)
