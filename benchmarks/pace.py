@@ -207,10 +207,10 @@ class Held:
             return Pause(min(0.25, left_s))
         return Choice(self._row, threads, predicted)
 
-    def finished(self, choice: Choice, _seconds: float, core_seconds: float) -> None:
+    def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
         """Learn as the pace does."""
         self._done += 1
-        self._speed.observe(choice.row, BATCH, choice.threads, core_seconds)
+        self._speed.observe(choice.row, BATCH, choice.threads, core_seconds, seconds)
 
 
 def _row_of(share: float) -> int:

@@ -25,12 +25,13 @@ _FRESH = 10
 """For so many mini-batches of other rows a row's own average counts in full."""
 _REMEMBERED = 0.95
 """How much of its difference from the general average survives each one after that."""
-_SLIP_WEIGHT = 0.1
-"""Share of the newest mini-batch in how much longer they take than predicted: about the last thirty count."""
-_MOST_SLIP = 8.0
-"""A single mini-batch counts as at most so many times its prediction."""
+_SUPPLY_S = 20.0
+"""For so many seconds, about, back the cores that were really had are averaged."""
+_THRIFT = 0.7
+"""How much of an abundance is saved for leaner times: 0 spends it all at once. `benchmarks/pace.py` judges."""
 _SAFETY = 1.1
 """What is left at the end of a round must be this much more than a mini-batch is predicted to take."""
+_LEAST_CORES = 1e-3
 _PAUSE_S = 0.25
 """How long to wait before looking again; no shorter than a monitor takes to see a change."""
 
@@ -55,19 +56,22 @@ class Speed:
             raise ConfigError("nobody has measured yet how fast this board is: there is neither a profile nor a row")
         macs = [row.macs for row in table.rows]
         self._per_image = _between(macs, measured or {})
-        self._slip = 1.0
+        self._supply_cores: float | None = None
         self._general = 1.0
         self._own = [1.0] * len(table.rows)
         self._ran_at: list[int | None] = [None] * len(table.rows)
         self._ran = 0
 
-    @property
-    def slip(self) -> float:
-        """How many times as long as predicted mini-batches take on average, at least 1.
+    def thrift(self, cores: float) -> float:
+        """Return by how much more than seconds tell a mini-batch on so many cores should be counted, at least 1.
 
-        Where cores come and go within a mini-batch, it takes longer than the cores at its beginning promised.
+        A mini-batch's worth rises less and less with its cost: it is better to give all of them a like number of
+        core-seconds than a like number of seconds. So while more cores are free than were had on average, a part of
+        them is saved: more mini-batches are trained instead of dearer ones. In scarcity nothing is saved.
         """
-        return self._slip
+        if self._supply_cores is None or cores <= self._supply_cores:
+            return 1.0
+        return math.pow(cores / self._supply_cores, _THRIFT)
 
     def most_threads(self, cores: float) -> int:
         """Return how many threads so many cores can carry: each needs most of one, or it holds up the others."""
@@ -85,10 +89,10 @@ class Speed:
         usable = min(cores, float(threads))
         return self._core_seconds(row, images, threads) * self._factor(row) / usable if usable > 0.0 else math.inf
 
-    def observe(self, row: int, images: int, threads: int, core_seconds: float, slip: float = 1.0) -> None:
-        """Learn from a mini-batch that took so many seconds of one core, the threads' seconds added up.
+    def observe(self, row: int, images: int, threads: int, core_seconds: float, seconds: float) -> None:
+        """Learn from a mini-batch that took so many seconds by the clock.
 
-        `slip` is how many times as long as predicted it took by the clock.
+        `core_seconds` are those of one core, the threads' added up.
         """
         factor = core_seconds / self._core_seconds(row, images, threads)
         # What was measured before the first round may be far off: a first mini-batch counts in full.
@@ -97,8 +101,10 @@ class Speed:
         self._general += (_NEW_WEIGHT if self._ran else 1.0) * (factor - self._general)
         self._ran += 1
         self._ran_at[row] = self._ran
-        # One that was lucky makes up for nothing: each was given the time that it was chosen for.
-        self._slip += _SLIP_WEIGHT * (min(_MOST_SLIP, max(1.0, slip)) - self._slip)
+        # Cores that come and go within a mini-batch show here: it took longer than those at its beginning promised.
+        had = max(_LEAST_CORES, core_seconds / seconds) if seconds > 0.0 else 1.0
+        known = had if self._supply_cores is None else self._supply_cores
+        self._supply_cores = known - math.expm1(-seconds / _SUPPLY_S) * (had - known)
 
     def _core_seconds(self, row: int, images: int, threads: int) -> float:
         # As measured before the first mini-batch: the seconds on free cores, times their number.
@@ -169,7 +175,8 @@ class Pace:
         if self._done >= self._most or left_s <= 0.0:
             return None
         cores = availability.cores
-        self._most_cores = max(self._most_cores, min(cores, float(self._speed.most_threads(cores))))
+        usable = min(cores, float(self._speed.most_threads(cores)))
+        self._most_cores = max(self._most_cores, usable)
         threads = [self._speed.best_threads(row, self._images, cores) for row in range(len(self._scores))]
         predicted = [self._speed.predict(row, self._images, cores, count) for row, count in enumerate(threads)]
         if predicted[0] * _SAFETY > left_s:
@@ -179,7 +186,8 @@ class Pace:
             # The very first mini-batch is tried with whatever there is: an update that is late beats none at all.
             if self._done or cores <= 0.0:
                 return Pause(min(_PAUSE_S, left_s))
-        share_s = min(left_s / max(1, self._planned - self._done) / self._speed.slip, left_s / _SAFETY)
+        share_s = left_s / max(1, self._planned - self._done) / self._speed.thrift(usable)
+        share_s = min(share_s, left_s / _SAFETY)
         fitting = [
             row
             for row, seconds in enumerate(predicted)
@@ -192,8 +200,7 @@ class Pace:
     def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
         """Note that the chosen mini-batch was run, and the seconds of the clock and of one core that it took."""
         self._done += 1
-        slip = seconds / choice.predicted_s
-        self._speed.observe(choice.row, self._images, choice.threads, core_seconds, slip)
+        self._speed.observe(choice.row, self._images, choice.threads, core_seconds, seconds)
 
     def _cheapest_s(self, cores: float) -> float:
         return self._speed.predict(0, self._images, cores, self._speed.best_threads(0, self._images, cores))

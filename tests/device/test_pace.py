@@ -241,7 +241,7 @@ def test_predictions_come_right_when_the_first_measurement_was_ten_times_off(
     table = row_table([100, 200, 400, 800])
     speed = Speed(table, seconds_of(table, PER_MAC * wrong))
     for _ in range(3):
-        speed.observe(1, 4, 2, 200 * 4 * PER_MAC)
+        speed.observe(1, 4, 2, 200 * 4 * PER_MAC, 1.0)
     for row, macs in enumerate((100, 200, 400, 800)):
         assert speed.predict(row, 4, 2.0, 2) == pytest.approx(macs * 4 * PER_MAC / 2.0)
 
@@ -250,8 +250,8 @@ def test_a_row_is_predicted_by_its_own_average_once_it_has_run(row_table: Callab
     table = row_table([100, 800])
     speed = Speed(table, seconds_of(table, PER_MAC))
     for _ in range(30):  # the narrow row is worse than its MACs say, as small kernels are
-        speed.observe(0, 1, 1, 300 * PER_MAC)
-        speed.observe(1, 1, 1, 800 * PER_MAC)
+        speed.observe(0, 1, 1, 300 * PER_MAC, 0.3)
+        speed.observe(1, 1, 1, 800 * PER_MAC, 0.8)
     assert speed.predict(0, 1, 1.0, 1) == pytest.approx(0.3)
     assert speed.predict(1, 1, 1.0, 1) == pytest.approx(0.8)
 
@@ -297,7 +297,7 @@ def test_with_a_profile_each_row_takes_its_own_seconds_with_as_many_threads_as_e
     assert speed.predict(1, 4, 0.5, 1) == pytest.approx(2.0)
     assert speed.best_threads(1, 4, 1.4) == 1
     for _ in range(40):  # throttled to half of its speed since
-        speed.observe(0, 4, 1, 0.4)
+        speed.observe(0, 4, 1, 0.4, 0.4)
     assert speed.predict(1, 4, 3.0, 2) == pytest.approx(1.2)
 
 
@@ -308,17 +308,29 @@ def test_a_speed_needs_something_measured(row_table: Callable[..., Table]) -> No
         Speed(row_table([100]), {})
 
 
-def test_where_mini_batches_take_longer_than_their_cores_promised_rows_become_cheaper(
-    make_pace: Callable[..., Pace],
-) -> None:
+def test_a_part_of_an_abundance_is_saved_and_scarcity_is_heeded_at_once(make_pace: Callable[..., Pace]) -> None:
+    rows = {}
+    for usual in (1.0, 4.0):
+        pace = make_pace(planned=250, most=250)
+        for number in range(100):
+            now_s = 0.4 * number
+            choice = pace.choose(now_s, Availability(usual))
+            assert isinstance(choice, Choice)
+            pace.finished(choice, (0.1, 0.2, 0.4, 0.8)[choice.row] / usual, (0.1, 0.2, 0.4, 0.8)[choice.row])
+        rows[usual] = [chosen_row(pace, 40.0, cores) for cores in (0.25, 0.5, 1.0, 2.0, 4.0)]
+    # 0.4 s for each: in core-seconds .1, .2, .4, .8 and 1.6; with 2 and 4 cores, where there was 1, .49 and .61.
+    assert rows == {1.0: [0, 1, 2, 2, 2], 4.0: [0, 1, 2, 3, 3]}
+
+
+def test_cores_that_vanish_within_mini_batches_are_not_counted_on(make_pace: Callable[..., Pace]) -> None:
     rows = []
-    for slip in (1.0, 4.0):
+    for caught in (False, True):
         pace, now_s = make_pace(planned=100, most=100, train_until_s=85.0), 0.0
         for number in range(40):
             choice = pace.choose(now_s, Availability(1.0))
             assert isinstance(choice, Choice)
-            # Every fourth is caught by an owner's job.
-            seconds = choice.predicted_s * (4.0 * slip - 3.0 if number % 4 == 3 else 1.0)
+            # Every other one is caught by an owner's job, for ten times as long as it needs.
+            seconds = choice.predicted_s * (10.0 if caught and number % 2 else 1.0)
             pace.finished(choice, seconds, (0.1, 0.2, 0.4, 0.8)[choice.row])
             now_s += 0.85
         rows.append(choice.row)
