@@ -13,6 +13,7 @@ ROOMS = [
     "errors",
     "durable",
     "pulse",
+    "status",
     "machine",
     "dropout",
     "network",

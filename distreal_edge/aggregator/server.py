@@ -20,6 +20,7 @@ from distreal_edge.aggregator.store import Store
 from distreal_edge.durable import held_folder
 from distreal_edge.errors import ConfigError, ProtocolError, TransportError
 from distreal_edge.network import Network
+from distreal_edge.status import AggregatorStatus, StatusSocket
 from distreal_edge.transport import (
     Ack,
     AggregatorHealth,
@@ -115,7 +116,11 @@ class Aggregator:
         Raises `StateError` when the state folder cannot be used, `TransportError` when the broker refuses us for good.
         """
         offline = encode(AggregatorState("offline", self._session_id))
-        with held_folder(self._state), Ledger(self._state / "ledger.sqlite") as self._ledger:
+        with (
+            held_folder(self._state),
+            StatusSocket(self._state) as self._status_socket,
+            Ledger(self._state / "ledger.sqlite") as self._ledger,
+        ):
             self._store = Store(self._state)
             restored = restore(
                 self._ledger, self._store, federation=self._federation, network=self._network, table=self._table
@@ -348,6 +353,21 @@ class Aggregator:
             answered=tuple(sorted(self._rounds.answered)),
         )
         self._session.publish_retained(self._topics.aggregator_health, encode(health), qos=0)
+        self._status_socket.tell(
+            AggregatorStatus(
+                federation=self._federation,
+                state=self._phase,
+                doing=self._status(),
+                connected=self._rounds.connected,
+                round=health.round,
+                rounds=health.rounds,
+                accuracy=self._accuracy,
+                devices=tuple(sorted(self._rounds.present)),
+                selected=health.selected,
+                answered=health.answered,
+                deadline_s=None if opened is None else opened.deadline_s,
+            )
+        )
 
     def _say_waiting(self, now: float) -> None:
         """Never wait silently: say at once what is waited for when that changes, and again every few seconds."""

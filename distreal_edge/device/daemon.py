@@ -13,6 +13,7 @@ import msgspec
 
 from distreal_edge.device.blobs import Blobs
 from distreal_edge.device.health import health_of
+from distreal_edge.device.report import status_of, update_answer
 from distreal_edge.device.rounds import (
     Action,
     AskForChunks,
@@ -30,6 +31,7 @@ from distreal_edge.device.upload import Upload
 from distreal_edge.device.worker import Worker
 from distreal_edge.durable import held_folder
 from distreal_edge.errors import DataError, ProtocolError, StateError, TransportError
+from distreal_edge.status import StatusSocket
 from distreal_edge.transport import (
     Ack,
     BlobTopic,
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from distreal_edge.device.board import Board
     from distreal_edge.device.trainer import MiniBatch
     from distreal_edge.pulse import Pulse
+    from distreal_edge.status import UpdateAnswer
 
 __all__ = ["DeviceDaemon"]
 
@@ -102,6 +105,7 @@ class DeviceDaemon:
         self._latest: MiniBatch | None = None
         self._announced_state = ""
         self._paused: str | None = None
+        self._last_answer: UpdateAnswer | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Take part until `stop` is set; may be called again afterwards.
@@ -113,6 +117,7 @@ class DeviceDaemon:
         self._announced_state = ""
         with (
             held_folder(self._state),
+            StatusSocket(self._state) as self._status_socket,
             crashes_counted(self._state / "crashes.json") as self._safe_mode,
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
         ):
@@ -201,6 +206,7 @@ class DeviceDaemon:
                         self._rounds.chunk_arrived(now)
                 case DeviceTopic(kind="ack"):
                     ack = decode(Ack, message.payload, where=message.topic)
+                    self._last_answer = update_answer(ack, now)
                     if ack.kind == "refused":
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
                     self._act(self._rounds.acknowledged(ack))
@@ -337,6 +343,21 @@ class DeviceDaemon:
         training = self._rounds.phase is Phase.TRAINING
         health = health_of(time.time(), availability, len(self._spool.waiting()), self._latest, training=training)
         self._session.publish_retained(self._topics.device_health(self._device), encode(health), qos=0)
+        self._status_socket.tell(
+            status_of(
+                availability,
+                health,
+                federation=self._topics.federation,
+                device=self._device,
+                state="degraded" if self._safe_mode.on else self._rounds.phase.value,
+                doing=self._status(),
+                connected=self._session.connected,
+                images=len(self._dataset),
+                announced=None if self._manifest is None else self._manifest.number,
+                last_answer=self._last_answer,
+                safe_mode=self._safe_mode.explanation if self._safe_mode.on else None,
+            )
+        )
 
 
 def client_id_of(*, federation: str, device: str) -> str:
