@@ -37,9 +37,10 @@ _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     """Take part in a federation with this board, until stopped."""
     from distreal_edge import __version__  # noqa: PLC0415 - --help must be quick
-    from distreal_edge.device import DeviceDaemon  # noqa: PLC0415
+    from distreal_edge.device import DeviceDaemon, become_guest  # noqa: PLC0415
 
     start_logging(log_format)
+    become_guest()
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
     followed = load_trace(config.resources, trace)

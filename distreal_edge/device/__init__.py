@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distreal_edge.device.board import Availability, Board, Ran, RealBoard, TraceBoard
 from distreal_edge.device.daemon import DeviceDaemon
+from distreal_edge.device.guest import become_guest
 from distreal_edge.device.monitor import Monitor
 from distreal_edge.device.owner import OwnerLimits, QuietHours
 from distreal_edge.device.pace import Choice, Pace, Speed
@@ -32,6 +33,7 @@ __all__ = [
     "TraceBoard",
     "Update",
     "UpdateHeader",
+    "become_guest",
     "decode_update",
     "encode_update",
     "measure_speed",

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from distreal_edge.device.guest import confine_threads
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
@@ -21,6 +23,8 @@ __all__ = ["Availability", "Board", "Ran", "RealBoard", "TraceBoard"]
 
 _LOOK_S = 0.05
 """How soon a wait notices that it is no longer wanted."""
+_LEAST_S = 1e-6
+"""No work takes no time at all: what it took is divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,12 @@ class Board(Protocol):
 
 
 class RealBoard:
-    """This very machine."""
+    """This very machine. Its threads work on the CPUs that others use least."""
 
     def __init__(self, monitor: Monitor) -> None:
         """Take availability from a monitor."""
         self._monitor = monitor
+        self._confined: frozenset[int] = frozenset()
 
     def now(self) -> float:
         """Return the time in unix seconds."""
@@ -85,14 +90,19 @@ class RealBoard:
         return self._monitor.sample()
 
     def run(self, work: Callable[[int], float], threads: int) -> Ran:
-        """Do the work and time it; it is taken to have had the cores that were free when it began."""
-        available = self._monitor.sample()
-        # Work that began just before a pause is finished, and has had some cores: none would be an infinite speed.
-        cores = float(threads) if available.paused is not None else min(float(threads), available.cores)
-        start = time.monotonic()
+        """Do the work on the quietest CPUs, and time it by the clock and by the CPU time that this process took."""
+        self._confine(self._monitor.quiet_cpus()[:threads])
+        start, cpu_start = time.monotonic(), time.process_time()
         result = work(threads)
-        seconds = time.monotonic() - start
-        return Ran(result, seconds, seconds * cores)
+        seconds, cpu_s = time.monotonic() - start, time.process_time() - cpu_start
+        return Ran(result, seconds, max(_LEAST_S, min(cpu_s, seconds * threads)))
+
+    def _confine(self, cpus: tuple[int, ...]) -> None:
+        # Threads that are started later begin where the thread runs that starts them.
+        if cpus and self._confined != frozenset(cpus):
+            self._confined = frozenset(cpus)
+            confine_threads(cpus)
+            self._monitor.confined = self._confined
 
     def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
         """Sleep until then, or until `stopped()`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from distreal_edge.device.board import Availability
 from distreal_edge.device.owner import OwnerLimits, is_too_hot, pause_reason
-from distreal_edge.device.spare import most_cores, spare_bytes, spare_cores
+from distreal_edge.device.spare import most_cores, quiet_cpus, spare_bytes, spare_cores
 from distreal_edge.machine import MachineReader, Roots, own_affinity
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Monitor:
         self._minute = _minute_of_day if minute is None else minute
         self._window_s = window_s
         self._reader = MachineReader(Roots() if roots is None else roots, affinity=affinity, own_s=own_s, clock=clock)
+        self.confined: frozenset[int] = frozenset()
+        """The CPUs on which this process's threads were told to run; empty: on all that it may use."""
         self._lock = threading.Lock()
         self._readings = deque([self._reader.counters()])
         self._conditions = self._reader.conditions()
@@ -76,6 +78,11 @@ class Monitor:
                 self._read()
                 self._latest = self._availability()
             return self._latest
+
+    def quiet_cpus(self) -> tuple[int, ...]:
+        """Return the CPUs that this process may run on, those first that others used least of late."""
+        with self._lock:
+            return quiet_cpus(self._readings[0], self._readings[-1], self.confined)
 
     def follow(self, stop: threading.Event) -> None:
         """Sample four times a second until `stop`, in the calling thread."""

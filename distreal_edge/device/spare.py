@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distreal_edge.machine import Conditions, Counters
 
-__all__ = ["most_cores", "spare_bytes", "spare_cores"]
+__all__ = ["most_cores", "quiet_cpus", "spare_bytes", "spare_cores"]
+
+
+_ALIKE = 0.2
+"""CPUs whose use by others differs by less, in cores, are alike: Linux counts in hundredths of a second."""
 
 
 def most_cores(counters: Counters) -> float:
@@ -49,6 +53,25 @@ def spare_cores(before: Counters, after: Counters) -> float:
             others = max(0.0, (quota.used_s - used_s) / elapsed_s - own)
         spare = min(spare, quota.cores - others)
     return spare
+
+
+def quiet_cpus(before: Counters, after: Counters, confined: frozenset[int]) -> tuple[int, ...]:
+    """Return the CPUs that this process may run on, those first that others used least between two readings.
+
+    Our own threads ran on `confined`, evenly as far as anybody knows. Of CPUs that are about as quiet those come first
+    on which they run already, because moving costs.
+    """
+    elapsed_s = after.time_s - before.time_s
+    ours = (confined & after.allowed) or after.allowed
+    own = max(0.0, after.own_s - before.own_s) / elapsed_s / len(ours) if elapsed_s > 0.0 and ours else 0.0
+
+    def others(cpu: int) -> float:
+        if elapsed_s <= 0.0 or cpu not in before.busy_s or cpu not in after.busy_s:
+            return 0.0
+        busy = (after.busy_s[cpu] - before.busy_s[cpu]) / elapsed_s
+        return max(0.0, busy - own if cpu in ours else busy)
+
+    return tuple(sorted(after.allowed, key=lambda cpu: (round(others(cpu) / _ALIKE), cpu not in ours, cpu)))
 
 
 def spare_bytes(conditions: Conditions, resident_at_start: int | None) -> float | None:
