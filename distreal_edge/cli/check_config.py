@@ -18,7 +18,7 @@ _ROLES: Final = ("device", "federation")
 def check_config(path: Path, role: str | None) -> None:
     """Check a configuration file, and the files it names, without starting anything or reading datasets."""
     from distreal_edge.cli.aggregate import prepare  # noqa: PLC0415 - --help must be quick
-    from distreal_edge.cli.run import load_trace  # noqa: PLC0415
+    from distreal_edge.cli.run import load_profile, load_trace  # noqa: PLC0415
     from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
     from distreal_edge.config import DeviceConfig, FederationConfig, find_role, load_config  # noqa: PLC0415
 
@@ -29,5 +29,6 @@ def check_config(path: Path, role: str | None) -> None:
         prepare(config)
     else:
         load_trace(config.resources)
+        load_profile(config.resources)
     whose = "the federation" if isinstance(config, FederationConfig) else "a device"
     click.echo(f"{path}: a sound configuration of {whose}")

@@ -26,7 +26,9 @@ _ZOO_ONLY = ("classes", "in_channels", "image_size")
 
 @click.command()
 @click.argument("network")
-@click.option("--table", "path", required=True, type=click.Path(path_type=Path), help="The table's JSON file.")
+@click.option(
+    "--table", "path", required=True, type=click.Path(path_type=Path), help="The table's JSON file, or a shipped table."
+)
 @click.option("--threads", default="", help="Numbers of threads, as 1,2.  [default: 1 to all cores]")
 @click.option("--batch", type=click.IntRange(1, 65536), help="Images of a step.  [default: the table's]")
 @click.option(
@@ -70,10 +72,10 @@ def profile(
     work is not measured.
     """
     from distreal_edge.bench import measure_profile  # noqa: PLC0415 - --help must be quick
-    from distreal_edge.dropout import Table, profile_path  # noqa: PLC0415
+    from distreal_edge.dropout import profile_path  # noqa: PLC0415
 
     counts = _threads(threads)
-    table = Table.load(path, profiled=False)
+    table = _table(path)
     made = _network(network, classes, in_channels, image_size)
     _check(table, made, network)
     target = profile_path(path) if out is None else out
@@ -99,6 +101,15 @@ def profile(
         click.echo(measured.to_bytes())
     else:
         _show(measured, target)
+
+
+def _table(path: Path) -> Table:
+    from distreal_edge.dropout import Table  # noqa: PLC0415
+    from distreal_edge.search import shipped_table, shipped_tables  # noqa: PLC0415
+
+    # The profile of a shipped table lands in the folder of the start: the package's own may not be ours to write to.
+    named = not path.exists() and str(path) in shipped_tables()
+    return shipped_table(str(path)) if named else Table.load(path, profiled=False)
 
 
 def _threads(text: str) -> list[int]:

@@ -13,7 +13,7 @@ from distreal_edge.cli.logs import log_format_option, start_logging
 from distreal_edge.cli.notify import Service
 from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
 from distreal_edge.config import DeviceConfig, DeviceData, load_config
-from distreal_edge.errors import ConfigError
+from distreal_edge.errors import ConfigError, TableError
 from distreal_edge.pulse import Pulse
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from distreal_edge.config import Resources
     from distreal_edge.data import Dataset
     from distreal_edge.device import Board, Ran, Trace
+    from distreal_edge.dropout import Profile
 
-__all__ = ["load_trace", "run"]
+__all__ = ["load_profile", "load_trace", "run"]
 
 # For trying out the watchdog: work number N on the board (mini-batches, measurements) and all after it never end.
 _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
@@ -44,6 +45,7 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
     followed = load_trace(config.resources, trace)
+    profile = load_profile(config.resources)
     check_engine()
     dataset = load_images(config.data)
     pulse = Pulse()
@@ -59,6 +61,7 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
             log_steps=config.log_steps,
             tell=service.turn,
             pulse=pulse,
+            profile=profile,
         )
         keep_serving(lambda: daemon.run(stop), stop, service.turn)
 
@@ -69,6 +72,18 @@ def load_trace(resources: Resources, instead: Path | None = None) -> Trace | Non
 
     path = instead if instead is not None or resources.trace is None else Path(resources.trace)
     return None if path is None else Trace.load(path.expanduser())
+
+
+def load_profile(resources: Resources) -> Profile | None:
+    """Return the profile that the configuration names; raise `ConfigError` when it cannot be read."""
+    from distreal_edge.dropout import Profile  # noqa: PLC0415
+
+    if resources.profile is None:
+        return None
+    try:
+        return Profile.load(Path(resources.profile).expanduser())
+    except TableError as error:
+        raise ConfigError(f"resources.profile: {error}") from None
 
 
 def check_engine() -> None:

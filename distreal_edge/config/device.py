@@ -33,7 +33,8 @@ class Resources(Section, frozen=True):
     `most_cores` and `most_memory`, as `1.5 GiB`, cap what this program takes. Nothing is trained in `quiet_hours`, each
     like `22:00-07:00`, above `highest_temperature_c`, while `pause_file` exists, and on battery, unless `on_battery`
     says so. `trace`, a CSV file of `seconds,cores`, stands in for the real availability; a mini-batch then takes as
-    long as on a board with that many cores, each `core_speed` times as fast as one here.
+    long as on a board with that many cores, each `core_speed` times as fast as one here. `profile` is the file in which
+    `distreal-edge profile` wrote what the federation's table takes on this board.
     """
 
     most_cores: Positive | None = None
@@ -43,13 +44,14 @@ class Resources(Section, frozen=True):
     pause_file: Text | None = None
     # As whoever has a laptop expects of work in the background, and has it from other programs of this kind.
     on_battery: Literal["pause", "train"] = "pause"
+    profile: Text | None = None
     trace: Text | None = None
     core_speed: Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)] = 1.0
 
     def __post_init__(self) -> None:
         """Check that texts can be read, and that what is free is said in one way only."""
         self.limits()
-        real = ("most_cores", "most_memory", "quiet_hours", "highest_temperature_c", "pause_file")
+        real = ("most_cores", "most_memory", "quiet_hours", "highest_temperature_c", "pause_file", "profile")
         for key in real if self.trace is not None else ():
             if getattr(self, key):
                 raise ConfigError(f"{key}: leave it out beside trace, which says how many cores are free")

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
     from distreal_edge.device.trainer import MiniBatch
+    from distreal_edge.dropout import Profile
     from distreal_edge.pulse import Pulse
     from distreal_edge.status import UpdateAnswer
 
@@ -84,10 +85,12 @@ class DeviceDaemon:
         log_steps: bool = False,
         tell: Callable[[str], None] = lambda _status: None,
         pulse: Pulse | None = None,
+        profile: Profile | None = None,
     ) -> None:
         """Prepare a device; `broker` holds the `Session`'s connection arguments.
 
         `tell` is called in every turn of the loop, with one line on what goes on; `pulse` beats while training gets on.
+        `profile` is what the federation's table takes on this board.
         """
         if len(dataset) < 2:
             raise DataError(f"device {device} has {len(dataset)} images; it needs at least 2 to train")
@@ -102,6 +105,7 @@ class DeviceDaemon:
         self._log_steps = log_steps
         self._tell = tell
         self._pulse = pulse
+        self._profile = profile
         self._latest: MiniBatch | None = None
         self._announced_state = ""
         self._paused: str | None = None
@@ -131,6 +135,7 @@ class DeviceDaemon:
                 spool=self._spool,
                 report=lambda step: self._step_done(step, step_log),
                 pulse=self._pulse,
+                profile=self._profile,
             )
             self._rounds = DeviceRounds(self._device, waiting=self._spool.waiting(), done=self._spool.tasks())
             self._manifest: Manifest | None = None

@@ -9,12 +9,14 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from distreal_edge.device.pace import Speed
 from distreal_edge.device.rounds import task_of
 from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
 from distreal_edge.device.update import encode_update
 from distreal_edge.dropout import Table, check_policy
-from distreal_edge.errors import DistrealError
+from distreal_edge.errors import DistrealError, TableError
 from distreal_edge.network import Network
 from distreal_edge.pulse import Pulse
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
     from distreal_edge.device.spool import Spool
+    from distreal_edge.dropout import Profile
     from distreal_edge.transport import Manifest
 
 __all__ = ["Finished", "Worker"]
@@ -57,8 +60,12 @@ class Worker:
         spool: Spool,
         report: Callable[[MiniBatch], None],
         pulse: Pulse | None = None,
+        profile: Profile | None = None,
     ) -> None:
-        """Prepare a worker; nothing runs yet. `pulse` beats while it gets on."""
+        """Prepare a worker; nothing runs yet.
+
+        `pulse` beats while it gets on; `profile` is what one table takes on this board.
+        """
         self.finished: queue.SimpleQueue[Finished] = queue.SimpleQueue()
         self._device = device
         self._dataset = dataset
@@ -66,6 +73,7 @@ class Worker:
         self._spool = spool
         self._report = report
         self._pulse = Pulse() if pulse is None else pulse
+        self._profile = profile
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._speeds: dict[str, Speed] = {}
@@ -136,9 +144,21 @@ class Worker:
         # What was learned about this board's speed holds for as long as the table does.
         digest = manifest.table.digest
         if digest not in self._speeds:
-            until_s = self._board.now() + _MEASURING_SHARE * (manifest.train_until_s - self._board.now())
-            measured = measure_speed(network, table, self._dataset, self._board, manifest.training.batch, until_s)
-            shown = ", ".join(f"{seconds:.3g} s with row {row}" for row, seconds in measured.items())
-            _log.info("an image takes one core of this board %s", shown)
-            self._speeds = {digest: Speed(table, measured)}
+            self._speeds = {digest: self._profiled(manifest, table) or self._measured(manifest, network, table)}
         return self._speeds[digest]
+
+    def _profiled(self, manifest: Manifest, table: Table) -> Speed | None:
+        if self._profile is None:
+            return None
+        try:
+            return Speed(msgspec.structs.replace(table, profile=self._profile))
+        except TableError as error:
+            _log.warning("round %d: %s; two of its rows are measured instead", manifest.number, error)
+            return None
+
+    def _measured(self, manifest: Manifest, network: Network, table: Table) -> Speed:
+        until_s = self._board.now() + _MEASURING_SHARE * (manifest.train_until_s - self._board.now())
+        measured = measure_speed(network, table, self._dataset, self._board, manifest.training.batch, until_s)
+        shown = ", ".join(f"{seconds:.3g} s with row {row}" for row, seconds in measured.items())
+        _log.info("an image takes one core of this board %s", shown)
+        return Speed(table, measured)

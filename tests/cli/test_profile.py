@@ -7,7 +7,7 @@ import pytest
 
 import distreal_edge as de
 from distreal_edge.dropout import Profile
-from distreal_edge.search import uniform_table
+from distreal_edge.search import shipped_table, uniform_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +52,18 @@ def test_a_profile_is_written_beside_the_table_and_chooses_rows(cli: Callable[..
     assert (loaded.profile.threads, loaded.profile.batch, loaded.profile.disturbed) == ((1, 2), 4, ())
     assert loaded.best(seconds=3600.0, threads=2, memory_bytes=200e6) == loaded.rows[-1]
     assert loaded.best(seconds=0.0) == loaded.rows[0]
+
+
+def test_a_shipped_table_is_named_and_its_profile_lands_in_the_current_folder(
+    cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    name = "resnet20-cifar10-ordered"
+    quick = ("--seconds", "0.001", "--cool-down", "0", "--threads", "1", "--batch", "2")
+    shown = cli("profile", "resnet20", "--table", name, *quick)
+    assert shown.returncode == 0, shown.stderr
+    profile = Profile.load(tmp_path / f"{name}.profile.json")
+    assert profile.table == shipped_table(name).digest
+    refused(cli("profile", "resnet20", "--table", "resnet20-cifar10", *quick), 5, "cannot read the table")
 
 
 def test_a_stale_profile_is_replaced(cli: Callable[..., Any], table: Path) -> None:
