@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.config import DeviceConfig, Resources, load_config
@@ -96,6 +96,7 @@ def test_a_mistake_is_told_with_its_line(text: str, line: int, said: str, tmp_pa
     assert said in complaint
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=14))
 def test_any_text_is_hours_or_a_mistake(text: str) -> None:
     try:
@@ -105,6 +106,7 @@ def test_any_text_is_hours_or_a_mistake(text: str) -> None:
     assert str(hours) == text
 
 
+@settings(deadline=None)
 @given(begin=st.integers(0, 1439), end=st.integers(0, 1440))
 def test_hours_are_read_as_they_are_written(begin: int, end: int) -> None:
     if begin == end:

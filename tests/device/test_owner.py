@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.device import OwnerLimits, QuietHours
@@ -38,6 +38,7 @@ def test_quiet_hours_end_when_they_say_and_go_over_midnight(clock: str, said: st
     assert reason(OwnerLimits(quiet_hours=(NIGHT, LUNCH)), clock) == said
 
 
+@settings(deadline=None)
 @given(begin=st.integers(0, 1439), minutes=st.integers(1, 1439), offset=st.integers(0, 1439))
 def test_quiet_hours_cover_as_many_minutes_as_they_are_long(begin: int, minutes: int, offset: int) -> None:
     hours = QuietHours(begin, (begin + minutes) % 1440)
