@@ -35,7 +35,9 @@ _UNIFORM_SHARES: Final = 8
 _FEWEST_CANDIDATES: Final = 20
 _FORWARD_SHARE: Final = 0.4
 """What a pass over images without training takes, of what training on them takes."""
-_POLL_S: Final = 0.5
+_POLL_S: Final = 0.1
+_REPORT_S: Final = 2.0
+"""Looking through the storage takes time that the workers could use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def _confirm(
         study.request([task for task in tasks if task in missing])
         if not study.waiting_tasks():  # others are at the rest
             clock.spent_s()
-            time.sleep(_POLL_S)
+            time.sleep(_REPORT_S / 4.0)
             continue
         for _ in _while_running(Workers(job, min(workers, len(missing)), confirm=True)):
             clock.spent_s()
@@ -214,9 +216,12 @@ def _confirm(
 
 def _while_running(team: Workers) -> Iterator[None]:
     with team:
+        due_s = 0.0
         try:
             while team.running():
-                yield
+                if time.monotonic() >= due_s:
+                    yield
+                    due_s = time.monotonic() + _REPORT_S
                 time.sleep(_POLL_S)
         except ChildProcessError as error:
             raise StateError(f"a worker of the search has failed: {error}; its own message stands above") from None
