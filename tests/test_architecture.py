@@ -27,6 +27,7 @@ ROOMS = [
     "aggregator",
     "observe",
     "config",
+    "doctor",
     "demo",
     "cli",
 ]

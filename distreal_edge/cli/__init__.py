@@ -17,6 +17,7 @@ _VERBS = {
     "bench": "distreal_edge.cli.bench",
     "check-config": "distreal_edge.cli.check_config",
     "demo": "distreal_edge.cli.demo",
+    "doctor": "distreal_edge.cli.doctor",
     "profile": "distreal_edge.cli.profile",
     "record": "distreal_edge.cli.record",
     "run": "distreal_edge.cli.run",

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from distreal_edge.machine.files import Roots, read_text
 from distreal_edge.machine.groups import CpuGroup, Groups, MemoryGroup, find_groups, read_membership
-from distreal_edge.machine.heat import read_firmware_throttled, read_frequency_capped, read_temperature_c
+from distreal_edge.machine.heat import (
+    read_firmware_flags,
+    read_firmware_throttled,
+    read_frequency_capped,
+    read_low_voltage,
+    read_temperature_c,
+)
 from distreal_edge.machine.limits import Quota, read_cpuset, read_group_memory, read_quotas
 from distreal_edge.machine.memory import read_available_bytes, read_resident_bytes
 from distreal_edge.machine.power import read_on_battery
@@ -30,9 +36,11 @@ __all__ = [
     "read_available_bytes",
     "read_busy_seconds",
     "read_cpuset",
+    "read_firmware_flags",
     "read_firmware_throttled",
     "read_frequency_capped",
     "read_group_memory",
+    "read_low_voltage",
     "read_membership",
     "read_on_battery",
     "read_own_waits",

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
 
     from distreal_edge.machine.files import Roots
 
-__all__ = ["read_firmware_throttled", "read_frequency_capped", "read_temperature_c"]
+__all__ = [
+    "read_firmware_flags",
+    "read_firmware_throttled",
+    "read_frequency_capped",
+    "read_low_voltage",
+    "read_temperature_c",
+]
 
 _COLDEST_C: Final = -40.0
 _HOTTEST_C: Final = 150.0
 """Silicon is dead beyond these; sensors that are switched off or broken say such things."""
 _PROCESSOR_SENSORS: Final = frozenset({"coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal"})
 """Drivers of sensors in processors. Others measure disks, radios and power supplies."""
+_VOLTAGE_SENSOR: Final = "rpi_volt"
 _THROTTLED: Final = ("devices", "platform", "soc", "soc:firmware", "get_throttled")
 _THROTTLED_NOW: Final = 0xF
 """Bits of the Raspberry Pi's firmware: low voltage, capped, throttled, soft temperature limit; higher bits are past."""
@@ -31,13 +38,31 @@ def read_temperature_c(roots: Roots) -> float | None:
     )
 
 
-def read_firmware_throttled(roots: Roots) -> bool | None:
-    """Return whether a Raspberry Pi's firmware holds the frequency down right now; None where nobody says."""
+def read_firmware_flags(roots: Roots) -> int | None:
+    """Return what a Raspberry Pi's firmware tells of throttling, as `vcgencmd get_throttled` does; None elsewhere."""
     text = read_text(roots.sys.joinpath(*_THROTTLED))
     try:
-        return None if text is None else int(text, 16) & _THROTTLED_NOW != 0
+        return None if text is None else int(text, 16)
     except ValueError:
         return None
+
+
+def read_firmware_throttled(roots: Roots) -> bool | None:
+    """Return whether a Raspberry Pi's firmware holds the frequency down right now; None where nobody says."""
+    flags = read_firmware_flags(roots)
+    return None if flags is None else flags & _THROTTLED_NOW != 0
+
+
+def read_low_voltage(roots: Roots) -> bool | None:
+    """Return whether a Raspberry Pi's supply is below its least voltage right now; None where nobody watches it."""
+    sensors = roots.sys / "class" / "hwmon"
+    alarms = [
+        read_whole(sensors / chip / "in0_lcrit_alarm")
+        for chip in names_in(sensors)
+        if read_text(sensors / chip / "name") == _VOLTAGE_SENSOR
+    ]
+    known = [alarm != 0 for alarm in alarms if alarm is not None]
+    return any(known) if known else None
 
 
 def read_frequency_capped(roots: Roots) -> bool | None:

@@ -1,0 +1,106 @@
+"""Judge whether the broker can be reached, and speaks MQTT 5."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from distreal_edge.doctor.finding import Finding
+from distreal_edge.transport.connection import Connection, Endpoint
+from distreal_edge.transport.inbox import Inbox
+from distreal_edge.transport.tls import tls_context
+
+if TYPE_CHECKING:
+    from distreal_edge.transport import TlsFiles
+
+__all__ = ["BrokerReading", "judge_broker", "read_broker"]
+
+_TIMEOUT_S: Final = 5.0
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerReading:
+    """How far a connection came, and what was said where it ended; `seconds` until the broker had agreed."""
+
+    host: str
+    port: int
+    reached: Literal["nothing", "name", "port", "broker"]
+    said: str = ""
+    seconds: float = 0.0
+
+
+def read_broker(host: str, port: int, tls: TlsFiles | None = None) -> BrokerReading:
+    """Connect as somebody who never comes back; raise `ConfigError` when the files cannot be used."""
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return BrokerReading(host, port, "nothing", getattr(error, "strerror", None) or str(error))
+    said = "no address"
+    for family, kind, protocol, _, address in addresses:
+        with socket.socket(family, kind, protocol) as attempt:
+            attempt.settimeout(_TIMEOUT_S)
+            try:
+                attempt.connect(address)
+            except TimeoutError:
+                said = f"no answer within {_TIMEOUT_S:.0f} s"
+            except OSError as error:
+                said = error.strerror or str(error)
+            else:
+                return _shake_hands(host, port, tls)
+    return BrokerReading(host, port, "name", said)
+
+
+def _shake_hands(host: str, port: int, tls: TlsFiles | None) -> BrokerReading:
+    endpoint = Endpoint(
+        host=host,
+        port=port,
+        client_id=f"doctor-{secrets.token_hex(8)}",
+        keepalive_s=30,
+        tls=None if tls is None else tls_context(tls),
+    )
+    began_s = time.monotonic()
+    connection = Connection(endpoint, Inbox(), lambda _session_present: connection.close())
+    ending = connection.run()
+    if ending.was_connected:
+        return BrokerReading(host, port, "broker", seconds=time.monotonic() - began_s)
+    return BrokerReading(host, port, "port", ending.reason)
+
+
+def judge_broker(reading: BrokerReading) -> Finding:
+    """Say how to mend what a connection ended at."""
+    where = f"{reading.host}:{reading.port}"
+    here = reading.host in _LOOPBACK
+    match reading.reached:
+        case "broker":
+            return Finding("broker", f"{where} speaks MQTT 5, answered after {1e3 * reading.seconds:.0f} ms")
+        case "nothing":
+            return Finding(
+                "broker",
+                f"{reading.host} cannot be found: {reading.said}",
+                "give host under [broker] as a name that `getent hosts NAME` knows here, or as an address",
+            )
+        case "name" if here:
+            return Finding(
+                "broker",
+                f"{where}: {reading.said}",
+                "sudo apt-get install mosquitto && sudo systemctl enable --now mosquitto, or mend port under [broker]; "
+                "`systemctl status mosquitto` says why it does not run",
+            )
+        case "name":
+            return Finding(
+                "broker",
+                f"{where}: {reading.said}",
+                "start the broker there with a `listener` for this network (broker_config/mosquitto.conf), "
+                "let its firewall pass the port, or mend host and port under [broker]",
+            )
+        case "port":
+            return Finding(
+                "broker",
+                f"{where}: {reading.said}",
+                "see that port under [broker] is that of mosquitto 2 or newer, and why it turned us away: "
+                "journalctl -u mosquitto",
+            )

@@ -1,0 +1,34 @@
+"""Judge whether the images are there and can be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distreal_edge.doctor.finding import Finding
+
+__all__ = ["ImagesReading", "judge_images"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesReading:
+    """What was read of a dataset: how many `images`, or how it failed; `unfinished`: it takes long, and was left."""
+
+    name: str
+    images: int = 0
+    failure: str = ""
+    unfinished: bool = False
+
+
+def judge_images(reading: ImagesReading) -> Finding:
+    """Say whether there are at least two images, which is what training needs."""
+    if reading.unfinished:
+        return Finding("images", f"{reading.name}: there, and still being read when we stopped looking")
+    if reading.failure:
+        return Finding("images", reading.failure, "see docs/data.md, and name and root in the configuration")
+    if reading.images < 2:
+        return Finding(
+            "images",
+            f"{reading.name}: {reading.images} images are ours",
+            "training needs 2 images at least: add some, or choose another index under [data.shard]",
+        )
+    return Finding("images", f"{reading.name}: {reading.images} images")

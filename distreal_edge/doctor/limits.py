@@ -1,0 +1,131 @@
+"""Judge how much of this machine training may have, by its control groups and by its owner."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from distreal_edge.doctor.finding import Finding
+from distreal_edge.machine import Roots, find_groups, read_cpuset, read_quotas, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from distreal_edge.device import Availability, OwnerLimits
+    from distreal_edge.machine import MemoryGroup
+
+__all__ = ["LimitsReading", "judge_limits", "read_limits"]
+
+_LEAST_CORES: Final = 0.25
+_LEAST_BYTES: Final = 200e6
+"""The program takes about 100 MB before it has images or a network."""
+_MEMORY_LIMITS: Final = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsReading:
+    """What control groups and affinity leave to a process, of `cpus` in the machine.
+
+    `process_id` is the running program's; None: what holds for whoever looks. No quota or limit is None.
+    """
+
+    cpus: int
+    allowed: int
+    quota_cores: float | None = None
+    memory_limit_bytes: int | None = None
+    process_id: int | None = None
+
+
+def read_limits(roots: Roots, process_id: int | None = None) -> LimitsReading:
+    """Read the limits of a process, by default of this one."""
+    groups = find_groups(roots, read_text(roots.proc / str(process_id or "self") / "cgroup") or "")
+    cpus = os.cpu_count() or 1
+    try:
+        allowed = os.sched_getaffinity(process_id or 0)
+    except OSError:  # it has just ended
+        allowed = os.sched_getaffinity(0)
+    cpuset = read_cpuset(groups.cpusets)
+    return LimitsReading(
+        cpus=cpus,
+        allowed=len(allowed if cpuset is None else allowed & cpuset or allowed),
+        quota_cores=min((quota.cores for quota in read_quotas(groups.cpu)), default=None),
+        memory_limit_bytes=_memory_limit(roots, groups.memory),
+        process_id=process_id,
+    )
+
+
+def judge_limits(
+    reading: LimitsReading, available: Availability, limits: OwnerLimits | None = None
+) -> tuple[Finding, ...]:
+    """Say what there is for training, by its limits and right now (`available`), and whether that can be enough."""
+    findings = [_processors(reading, available, limits), _memory(reading, available)]
+    if limits is not None and limits.highest_temperature_c is not None and available.temperature_c is None:
+        findings.append(
+            Finding(
+                "temperature limit",
+                "highest_temperature_c is set, and no sensor here tells a temperature",
+                "remove it: it pauses nothing; in a virtual machine or a container watch the heat outside of it",
+            )
+        )
+    return tuple(findings)
+
+
+def _processors(reading: LimitsReading, available: Availability, limits: OwnerLimits | None) -> Finding:
+    most = [float(reading.allowed)]
+    words = [f"{reading.allowed} of {reading.cpus} CPUs"]
+    if reading.quota_cores is not None:
+        most.append(reading.quota_cores)
+        words.append(f"a quota of {reading.quota_cores:.3g} cores")
+    if limits is not None and limits.most_cores is not None:
+        most.append(limits.most_cores)
+        words.append(f"most_cores {limits.most_cores:g}")
+    whose = "" if reading.process_id is None else f"process {reading.process_id} may use "
+    paused = f"; nothing is trained now: {available.paused}" if available.paused else ""
+    found = f"{whose}{', '.join(words)}; {available.cores:.2f} cores are free now{paused}"
+    if min(most) >= _LEAST_CORES:
+        return Finding("processors", found)
+    return Finding(
+        "processors",
+        found,
+        "allow more: CPUQuota= and AllowedCPUs= of the service (sudo systemctl edit distreal-edge-device), --cpus of a "
+        "container, most_cores under [resources]",
+    )
+
+
+def _memory(reading: LimitsReading, available: Availability) -> Finding:
+    limit = (
+        "" if reading.memory_limit_bytes is None else f", under a limit of {reading.memory_limit_bytes / 1e6:.0f} MB"
+    )
+    if available.memory_bytes is None:
+        return Finding("memory", f"Linux does not say how much can be had{limit}")
+    found = f"{available.memory_bytes / 1e6:.0f} MB can be had now{limit}"
+    least = min(available.memory_bytes, float(reading.memory_limit_bytes or "inf"))
+    if least >= _LEAST_BYTES:
+        return Finding("memory", found)
+    return Finding(
+        "memory",
+        found,
+        "end what else runs, or allow more: MemoryMax= of the service, --memory of a container, most_memory under "
+        "[resources]",
+    )
+
+
+def _memory_limit(roots: Roots, groups: Iterable[MemoryGroup]) -> int | None:
+    limits = [
+        int(text)
+        for group in groups
+        for name in _MEMORY_LIMITS[group.version]
+        if (text := read_text(group.folder / name) or "").isdecimal()
+    ]
+    # Version 1 says a huge number, and some engines say all of the machine's memory, when they mean no limit.
+    total = _total_bytes(roots)
+    return min((limit for limit in limits if total is None or limit < total), default=None)
+
+
+def _total_bytes(roots: Roots) -> int | None:
+    for line in (read_text(roots.proc / "meminfo") or "").splitlines():
+        fields = line.split()
+        if len(fields) > 1 and fields[0] == "MemTotal:" and fields[1].isdecimal():
+            return int(fields[1]) * 1024
+    return None
