@@ -6,7 +6,7 @@ import secrets
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from distreal_edge.doctor.finding import Finding
 from distreal_edge.transport.connection import Connection, Endpoint
@@ -39,19 +39,23 @@ def read_broker(host: str, port: int, tls: TlsFiles | None = None) -> BrokerRead
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         return BrokerReading(host, port, "nothing", getattr(error, "strerror", None) or str(error))
-    said = "no address"
-    for family, kind, protocol, _, address in addresses:
-        with socket.socket(family, kind, protocol) as attempt:
-            attempt.settimeout(_TIMEOUT_S)
-            try:
-                attempt.connect(address)
-            except TimeoutError:
-                said = f"no answer within {_TIMEOUT_S:.0f} s"
-            except OSError as error:
-                said = error.strerror or str(error)
-            else:
-                return _shake_hands(host, port, tls)
-    return BrokerReading(host, port, "name", said)
+    refusals = [_refusal(*address) for address in addresses]
+    if all(refusals):
+        return BrokerReading(host, port, "name", refusals[-1])
+    return _shake_hands(host, port, tls)
+
+
+def _refusal(family: int, kind: int, protocol: int, _name: str, address: tuple[Any, ...]) -> str:
+    """Return why there is no way to an address, or nothing when somebody listens there."""
+    with socket.socket(family, kind, protocol) as attempt:
+        attempt.settimeout(_TIMEOUT_S)
+        try:
+            attempt.connect(address)
+        except TimeoutError:
+            return f"no answer within {_TIMEOUT_S:.0f} s"
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
 
 
 def _shake_hands(host: str, port: int, tls: TlsFiles | None) -> BrokerReading:

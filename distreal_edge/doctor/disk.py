@@ -8,7 +8,6 @@ import secrets
 import time
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from distreal_edge.doctor.finding import Finding
@@ -17,6 +16,7 @@ from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["DiskReading", "judge_disk", "read_disk"]
 
@@ -33,8 +33,7 @@ class DiskReading:
     """What a state folder is like; `tried` is the folder above it where it does not exist yet.
 
     `user` is who looked, `owner` whose the folder is (empty: not known), `foreign` something in it that is not the
-    owner's.
-    `writes_s` are the seconds that writes of 256 KiB took until they were safe, `refused` why they were not.
+    owner's. `writes_s` are the seconds that writes of 256 KiB took until they were safe, `refused` why they were not.
     """
 
     folder: Path
