@@ -65,7 +65,7 @@ def failed(result: Any, code: int, said: str) -> None:
     assert result.stdout == ""
 
 
-VERBS = ("aggregate", "bench", "check-config", "demo", "profile", "record", "run", "status", "version")
+VERBS = ("aggregate", "bench", "check-config", "demo", "doctor", "profile", "record", "run", "status", "version")
 
 
 def test_every_verb_is_listed_with_what_it_does() -> None:
