@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from distreal_edge.cli.status import printable
+
 __all__ = ["demo"]
 
 _INTERRUPTED = 130
@@ -40,11 +42,26 @@ _INTERRUPTED = 130
     "--seed", type=click.IntRange(0, 10**9), default=1, show_default=True, help="Of shards, traces and weights."
 )
 @click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Let boards follow this trace, as `record` writes it, instead of a made-up one. Several take turns.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print report.json on standard output, all else on standard error."
 )
 @click.pass_context
 def demo(
-    context: click.Context, *, folder: Path | None, seconds: float, devices: int, draw: str, seed: int, as_json: bool
+    context: click.Context,
+    *,
+    folder: Path | None,
+    seconds: float,
+    devices: int,
+    draw: str,
+    seed: int,
+    traces: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Train one network on emulated boards, and show how each adapts to the cores that it has free.
 
@@ -57,13 +74,15 @@ def demo(
     from rich.console import Console  # noqa: PLC0415 - --help must be quick
 
     from distreal_edge.demo import default_scenario, run_demo  # noqa: PLC0415
+    from distreal_edge.device import Trace  # noqa: PLC0415
     from distreal_edge.errors import DistrealError  # noqa: PLC0415
     from distreal_edge.observe import encode_report  # noqa: PLC0415
 
     if folder is None:
         folder = Path("report") / time.strftime("demo-%Y%m%d-%H%M%S")
     console = Console(stderr=as_json)
-    scenario = default_scenario(devices=devices, seconds=seconds, draw=draw, seed=seed)
+    recorded = tuple((printable(path.name), Trace.load(path)) for path in traces)
+    scenario = default_scenario(devices=devices, seconds=seconds, draw=draw, seed=seed, recorded=recorded)
     report = run_demo(scenario, folder, console)
     if as_json:
         sys.stdout.write(encode_report(report).decode())

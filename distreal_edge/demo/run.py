@@ -99,7 +99,8 @@ def _introduce(stage: Stage, scenario: Scenario, folder: Path, *, replaced: bool
     stage.say(
         f"One network is trained over MQTT: {scenario.title}, {scenario.rounds} rounds of {scenario.round_s:g} s,"
         f" about {minutes} min.\n"
-        f"The boards are emulated: each is a process here whose free cores follow a made-up trace, and whose cores are"
+        f"The boards are emulated: each is a process here whose free cores follow a"
+        f" {'recorded' if scenario.recorded else 'made-up'} trace, and whose cores are"
         f" {scenario.core_speed:g} times as fast as one of this machine's. The training, the MQTT messages and the"
         f" choice of rows are real.\n"
         f"Logs, configuration, report and pictures: {folder}"

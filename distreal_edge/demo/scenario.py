@@ -27,6 +27,7 @@ from distreal_edge.search import shipped_tables
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from distreal_edge.device import Trace
     from distreal_edge.network import Network
 
 __all__ = ["FEDERATION", "TARGET_ACCURACY", "Scenario", "default_scenario", "write_files"]
@@ -44,7 +45,8 @@ class Scenario:
     """Everything that the demo decides.
 
     `evaluated_images` of the test split are scored after each round, None for all of them. `core_speed` says how fast a
-    board's core is, in cores of this machine. `root` is where the dataset lies when not in the usual places.
+    board's core is, in cores of this machine. `root` is where the dataset lies when not in the usual places. Boards
+    take turns with the `recorded` traces, each with its name; where there is none, traces are made up.
     """
 
     devices: int
@@ -64,6 +66,7 @@ class Scenario:
     core_speed: float = 0.06
     upload_s: float = UPLOAD_S
     target_accuracy: float = TARGET_ACCURACY
+    recorded: tuple[tuple[str, Trace], ...] = ()
 
     @property
     def title(self) -> str:
@@ -80,7 +83,21 @@ class Scenario:
     @property
     def stories(self) -> dict[str, str]:
         """How the cores of each device change, in words."""
-        return {name: trace_story(number) for number, name in enumerate(self.names)}
+        return {name: self._story(number) for number, name in enumerate(self.names)}
+
+    @property
+    def most_cores(self) -> float:
+        """The most cores that a board ever has free, at least one."""
+        return max(1.0, *(max(self.trace(number).cores) for number in range(self.devices)))
+
+    def trace(self, number: int) -> Trace:
+        """Return the trace that device `number`, counted from 0, follows."""
+        if self.recorded:
+            return self.recorded[number % len(self.recorded)][1]
+        return make_trace(number, duration_s=2.0 * self.expected_s + 60.0, seed=self.seed)
+
+    def _story(self, number: int) -> str:
+        return f"recorded, {self.recorded[number % len(self.recorded)][0]}" if self.recorded else trace_story(number)
 
     @property
     def expected_s(self) -> float:
@@ -88,7 +105,14 @@ class Scenario:
         return self.rounds * (self.round_s + BETWEEN_ROUNDS_S)
 
 
-def default_scenario(*, devices: int = 4, seconds: float = 195.0, draw: str = "ordered", seed: int = 1) -> Scenario:
+def default_scenario(
+    *,
+    devices: int = 4,
+    seconds: float = 195.0,
+    draw: str = "ordered",
+    seed: int = 1,
+    recorded: tuple[tuple[str, Trace], ...] = (),
+) -> Scenario:
     """Return the demo's scenario: Fashion-MNIST, with rounds for so many seconds, at least two.
 
     The ceiling rises from third to third: early on the number of mini-batches counts most, so narrow rows come first.
@@ -119,6 +143,7 @@ def default_scenario(*, devices: int = 4, seconds: float = 195.0, draw: str = "o
         ),
         calibration_images=512,
         evaluated_images=2000,
+        recorded=recorded,
     )
 
 
@@ -138,10 +163,9 @@ def write_files(scenario: Scenario, folder: Path, *, host: str, port: int) -> di
         encoding="utf-8",
     )
     for number, name in enumerate(scenario.names):
-        trace = make_trace(number, duration_s=2.0 * scenario.expected_s + 60.0, seed=scenario.seed)
-        (folder / "traces" / f"{name}.csv").write_text(trace_csv(trace), encoding="utf-8")
+        (folder / "traces" / f"{name}.csv").write_text(trace_csv(scenario.trace(number)), encoding="utf-8")
         config = folder / "config" / f"{name}.toml"
-        comment = f"An emulated board of the demo, as it was run.\nIts cores: {trace_story(number)}."
+        comment = f"An emulated board of the demo, as it was run.\nIts cores: {scenario.stories[name]}."
         config.write_text(to_toml(device_config(scenario, folder, broker, number), comment), encoding="utf-8")
         commands[name] = ["run", "--config", str(config)]
     return commands

@@ -35,6 +35,7 @@ class Stage:
         self._console = console
         self._scenario = scenario
         self._rows = rows
+        self._most_cores = scenario.most_cores
         self._began_s: float | None = None
         self._next_frame_s = 0.0
         self._shown: FederationView | None = None
@@ -82,7 +83,7 @@ class Stage:
             training_s=None if self._began_s is None else now_s - self._began_s,
             now_s=now_s,
             rows=self._rows,
-            most_cores=4.0,
+            most_cores=self._most_cores,
             target=self._scenario.target_accuracy,
             width=self._console.width,
             unicode=self._console.encoding.startswith("utf"),

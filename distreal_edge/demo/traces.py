@@ -1,4 +1,4 @@
-"""Make up how many cores are free on each emulated board, second by second, as step functions of the time."""
+"""What is free on each emulated board, second by second: made up, as step functions of the time, or recorded."""
 
 from __future__ import annotations
 
@@ -75,6 +75,16 @@ def trace_story(number: int) -> str:
 
 
 def trace_csv(trace: Trace) -> str:
-    """Return the trace as the CSV text that `[resources] trace` reads."""
-    lines = [f"{second:g},{cores:g}" for second, cores in zip(trace.seconds, trace.cores, strict=True)]
-    return "\n".join(["seconds,cores", *lines, ""])
+    """Return the trace as the CSV text that `[resources] trace` reads; reading it gives the same trace."""
+    columns: dict[str, tuple[float | None, ...]] = {"seconds": trace.seconds, "cores": trace.cores}
+    told = {"memory": trace.memory_bytes, "temperature": trace.temperature_c}
+    columns |= {name: column for name, column in told.items() if column}
+    lines = [",".join(map(_written, entry)) for entry in zip(*columns.values(), strict=True)]
+    return "\n".join([",".join(columns), *lines, ""])
+
+
+def _written(value: float | None) -> str:
+    if value is None:
+        return ""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value).removesuffix(".0")

@@ -118,3 +118,16 @@ def test_other_ends_say_in_one_line_what_happened(
     assert (found, output) == (code, "")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_trace_that_cannot_be_read_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "trace.csv").write_text("seconds,cores\n0,many\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["distreal-edge", "demo", "--trace", "trace.csv"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "trace.csv:2: seconds and cores must be numbers, got 'many'" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.csv"]

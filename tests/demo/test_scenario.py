@@ -15,6 +15,7 @@ from distreal_edge.demo import default_scenario
 from distreal_edge.demo.folder import claim_folder
 from distreal_edge.demo.scenario import write_files
 from distreal_edge.demo.toml import to_toml
+from distreal_edge.device import Trace
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.search import shipped_table, shipped_tables
 
@@ -74,6 +75,18 @@ def test_the_files_of_the_demo_are_sound_configurations(tmp_path: Path, small: S
     for device in devices:
         assert device.resources.trace is not None
         assert Path(device.resources.trace).exists()
+
+
+def test_boards_take_turns_with_recorded_traces(tmp_path: Path) -> None:
+    first, second = Trace((0.0, 5.0), (16.0, 0.0), (1e9, 2e9), (50.0, None)), Trace((0.0,), (0.5,))
+    scenario = default_scenario(devices=3, recorded=(("office.csv", first), ("shed.csv", second)))
+    folder = tmp_path / "report"
+    claim_folder(folder)
+    commands = write_files(scenario, folder, host="127.0.0.1", port=4321)
+    followed = [load_config(commands[name][-1], DeviceConfig).resources.trace for name in scenario.names]
+    assert [Trace.load(str(path)) for path in followed] == [first, second, first]
+    assert list(scenario.stories.values()) == ["recorded, office.csv", "recorded, shed.csv", "recorded, office.csv"]
+    assert scenario.most_cores == 16.0
 
 
 def test_shards_do_not_overlap_each_other_or_the_calibration_images(tmp_path: Path, small: Scenario) -> None:

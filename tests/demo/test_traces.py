@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distreal_edge.demo import default_scenario, make_trace, trace_csv
 from distreal_edge.device import Trace
@@ -51,6 +53,37 @@ def test_all_boards_together_never_need_more_than_two_cores_of_this_machine() ->
     scenario = default_scenario()
     most = sum(max(trace.cores) for trace in traces(scenario.devices, scenario.seed))
     assert most * scenario.core_speed <= 2.0
+
+
+@st.composite
+def any_traces(draw: st.DrawFn) -> Trace:
+    """Draw traces as somebody may record them, of any length and precision, with and without the further columns."""
+    gaps = draw(st.lists(st.floats(1e-3, 1e6), max_size=5))
+    seconds = tuple(itertools.accumulate(gaps, initial=0.0))
+
+    def column(values: st.SearchStrategy[float | None]) -> st.SearchStrategy[tuple[float | None, ...]]:
+        return st.lists(values, min_size=len(seconds), max_size=len(seconds)).map(
+            lambda drawn: tuple(drawn) if any(value is not None for value in drawn) else ()
+        )
+
+    return Trace(
+        seconds,
+        tuple(draw(st.lists(st.floats(0.0, 4096.0), min_size=len(seconds), max_size=len(seconds)))),
+        draw(st.just(()) | column(st.none() | st.floats(0.0, 2.0**50))),
+        draw(st.just(()) | column(st.none() | st.floats(-100.0, 300.0))),
+    )
+
+
+@given(any_traces())
+@settings(max_examples=50)
+def test_whatever_is_written_is_read_back_exactly(tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> None:
+    path = tmp_path_factory.mktemp("traces") / "trace.csv"
+    path.write_text(trace_csv(trace), encoding="utf-8")
+    assert Trace.load(path) == trace
+
+
+def test_made_up_traces_are_easy_to_read() -> None:
+    assert trace_csv(Trace((0.0, 12.5), (4.0, 1.0))) == "seconds,cores\n0,4\n12.5,1\n"
 
 
 def test_what_is_written_is_what_a_device_reads(tmp_path: Path) -> None:
