@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +33,10 @@ LOOK_S = 10.0
 
 @dataclass(frozen=True)
 class Watched:
-    """What came of it; `biting_s` is from the deadlock to the restart."""
+    """What came of it.
+
+    `stopping_s` is what a stop took while the machine was busy, `biting_s` the time from the deadlock to the bite.
+    """
 
     minutes: float
     watchdog_s: float
@@ -43,19 +45,20 @@ class Watched:
     longest_mini_batch_s: float
     restarts: int
     bites: int
+    stopping_s: float
     biting_s: float
 
 
 @contextmanager
-def busy_loops(number: int) -> Iterator[None]:
-    """Use so many CPUs."""
-    loops = [subprocess.Popen(["bash", "-c", "while :; do :; done"]) for _ in range(number)]
+def busy_loops(machine: Installed, number: int) -> Iterator[None]:
+    """Use so many CPUs, as services of the machine's owner would."""
+    units = [f"busy-{index}.service" for index in range(number)]
+    for unit in units:
+        machine.container.run("systemd-run", f"--unit={unit}", "--property=Nice=0", "bash", "-c", "while :; do :; done")
     try:
         yield
     finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
+        machine.container.run("systemctl", "stop", *units)
 
 
 def bites(machine: Installed) -> int:
@@ -73,14 +76,16 @@ def watch(machine: Installed, arguments: argparse.Namespace) -> Watched:
     machine.until_trained()
     interval_s = float(machine.container.show(DEVICE, "WatchdogUSec").removesuffix("min").removesuffix("s"))
     interval_s *= 60.0 if machine.container.show(DEVICE, "WatchdogUSec").endswith("min") else 1.0
-    with busy_loops(arguments.loops):
+    with busy_loops(machine, arguments.loops):
         until_s = time.monotonic() + 60.0 * arguments.minutes
         while (left_s := until_s - time.monotonic()) > 0.0:
             time.sleep(min(LOOK_S, left_s))
             print(f"{left_s:6.0f} s left: {machine.status()}, {len(machine.steps())} mini-batches", flush=True)
-    steps = machine.steps()
-    restarts, bitten = machine.restarts(), bites(machine)
-    machine.container.run("systemctl", "stop", DEVICE)
+        steps = machine.steps()
+        restarts, bitten = machine.restarts(), bites(machine)
+        began_s = time.monotonic()
+        machine.container.run("systemctl", "stop", DEVICE)
+        stopping_s = time.monotonic() - began_s
     machine.change(DEVICE, "\n".join([*interval, "RestartSec=0", "Environment=DISTREAL_EDGE_TEST_DEADLOCK=0"]))
     machine.container.run("systemctl", "start", DEVICE)
     machine.container.until(lambda: machine.status().startswith("training"), 60.0, "training")
@@ -94,6 +99,7 @@ def watch(machine: Installed, arguments: argparse.Namespace) -> Watched:
         longest_mini_batch_s=max(float(step.split(",")[8]) for step in steps),
         restarts=restarts,
         bites=bitten,
+        stopping_s=stopping_s,
         biting_s=time.monotonic() - stuck_s,
     )
 
@@ -114,7 +120,8 @@ def main() -> None:
     print(
         f"{watched.minutes:g} min with {watched.loops} busy loops, watchdog of {watched.watchdog_s:g} s: "
         f"{watched.mini_batches} mini-batches, the longest {watched.longest_mini_batch_s:.1f} s, "
-        f"{watched.restarts} restarts, {watched.bites} bites; deadlocked: bitten after {watched.biting_s:.1f} s"
+        f"{watched.restarts} restarts, {watched.bites} bites; stopped within {watched.stopping_s:.1f} s; "
+        f"deadlocked: bitten after {watched.biting_s:.1f} s"
     )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(asdict(watched), indent=2) + "\n", encoding="utf-8")

@@ -245,10 +245,14 @@ class Container:
 
 
 def _group_roots() -> list[Path]:
-    """Return where a group of one's own can be made, on a machine without a systemd that would object."""
+    """Return where a group of one's own can be made, on a machine without a systemd that would object.
+
+    A group of its own for the processors makes the container a machine of its own there: a device in it steps back
+    behind what else is in it, and not behind whatever this machine does besides.
+    """
     if Path("/run/systemd/system").exists():
         return []
-    candidates = [Path("/sys/fs/cgroup") / name for name in ("systemd", "unified", "")]
+    candidates = [Path("/sys/fs/cgroup") / name for name in ("systemd", "unified", "cpu", "")]
     return [each for each in candidates if (each / "cgroup.procs").exists() and os.access(each, os.W_OK)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import socket
 import time
 from pathlib import Path
@@ -62,8 +61,8 @@ def test_a_device_survives_kill_9_but_after_the_third_time_it_rests(machine: Any
     machine.container.run("systemctl", "start", DEVICE)
     gone = goings(machine)
 
+    machine.until_trained()
     for killed in range(3):
-        machine.until_trained()
         before = machine.main_pid()
         machine.container.run("systemctl", "kill", "--signal=KILL", DEVICE)
         machine.container.until(
@@ -89,7 +88,7 @@ def test_the_watchdog_bites_when_the_trainer_is_stuck(machine: Any) -> None:
 
     machine.container.until(lambda: machine.restarts() == 1, WAIT_S, "the watchdog")
 
-    machine.until_trained(5)
+    machine.until_trained(2)
     assert machine.restarts() == 1
     journal = machine.container.run("journalctl", "--no-pager", "--output=cat").stdout
     assert f"Watchdog timeout (limit 2s)!\n{DEVICE}: Killing process {first}" in journal
@@ -99,23 +98,27 @@ def test_the_watchdog_bites_when_the_trainer_is_stuck(machine: Any) -> None:
 @pytest.fixture
 def crumbs(machine: Any) -> Iterator[Callable[[], None]]:
     """Leave a tenth of a core to the running device, from the call on."""
-    groups = Path("/sys/fs/cgroup/cpu")
-    group = groups / f"distreal-edge-{secrets.token_hex(4)}"
+    limit = Path("/sys/fs/cgroup/cpu")
+    group: Path | None = None
 
     def leave() -> None:
+        nonlocal group
         machine.container.run("systemctl", "set-property", "--runtime", DEVICE, "CPUQuota=10%")
         # Where this machine's groups are of the old kind, a container's systemd may not limit anything.
-        if (groups / "cpu.cfs_quota_us").exists():
+        if (limit / "cpu.cfs_quota_us").exists():
+            inside = machine.container.path("/sys/fs/cgroup/systemd" + machine.container.show(DEVICE, "ControlGroup"))
+            processes = (inside / "cgroup.procs").read_text().split()
+            (name,) = re.findall(r"^\d+:cpu:/(.*)$", Path(f"/proc/{processes[0]}/cgroup").read_text(), re.MULTILINE)
+            group = limit / name / "crumbs"
             group.mkdir()
             (group / "cpu.cfs_quota_us").write_text("10000")
-            inside = machine.container.path("/sys/fs/cgroup/systemd" + machine.container.show(DEVICE, "ControlGroup"))
-            for process in (inside / "cgroup.procs").read_text().split():
+            for process in processes:
                 (group / "cgroup.procs").write_text(process)
 
     yield leave
-    if group.exists():
+    if group is not None:
         for process in (group / "cgroup.procs").read_text().split():
-            (groups / "cgroup.procs").write_text(process)
+            (group.parent / "cgroup.procs").write_text(process)
         group.rmdir()
     machine.container.run("systemctl", "revert", DEVICE)
 
