@@ -90,6 +90,9 @@ class MachineReader:
             self._membership, self._groups = membership, find_groups(self._roots, membership)
             self._cpuset = read_cpuset(self._groups.cpusets)
         allowed = frozenset(self._affinity())
+        # The affinity follows a cpuset at once. The file tells of those that it hides: it is read when it matters.
+        if self._cpuset is not None and not allowed <= self._cpuset:
+            self._cpuset = read_cpuset(self._groups.cpusets)
         quotas = read_quotas(self._groups.cpu)
         # What is compared with the time is read next to it: others may take the CPU from us at any moment.
         own_s, time_s = self._own_s(), self._clock()
@@ -107,7 +110,6 @@ class MachineReader:
 
     def conditions(self) -> Conditions:
         """Return the conditions of this moment."""
-        # The affinity follows a cpuset at once, where both can be seen: the file only tells of those that it hides.
         self._cpuset = read_cpuset(self._groups.cpusets)
         memory_bytes = read_available_bytes(self._roots)
         return Conditions(

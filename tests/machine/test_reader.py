@@ -33,12 +33,14 @@ def test_a_cpuset_narrows_the_affinity_and_one_that_shares_no_cpu_with_it_is_not
     assert MachineReader(roots, affinity=lambda: [5]).counters().allowed == {5}
 
 
-def test_a_cpuset_that_changes_counts_with_the_next_look_at_the_conditions(lay: Any) -> None:
+def test_a_cpuset_that_is_widened_counts_at_once_and_a_narrowed_one_with_the_conditions(lay: Any) -> None:
     reader = MachineReader(lay(MACHINE | {f"{GROUP}/cpuset.cpus.effective": "0\n"}), affinity=lambda: [0, 1])
     assert reader.counters().allowed == {0}
     lay({f"{GROUP}/cpuset.cpus.effective": "0-1\n"})
-    reader.conditions()
     assert reader.counters().allowed == {0, 1}
+    lay({f"{GROUP}/cpuset.cpus.effective": "1\n"})
+    reader.conditions()
+    assert reader.counters().allowed == {1}
 
 
 def test_our_own_waiting_is_looked_at_when_somebodys_has_risen(lay: Any) -> None:
