@@ -15,6 +15,7 @@
 #include "kernels/kernels.hpp"
 #include "kernels/peak.hpp"
 #include "threads.hpp"
+#include "weight_parts.hpp"
 
 namespace distreal {
 namespace {
@@ -389,6 +390,14 @@ class Convolution {
 
     // The optimiser's step; its rate is so small that weights stay ordinary numbers over any number of runs.
     void apply(const Group& group, int columns) {
+        const auto rows = static_cast<std::ptrdiff_t>(group.out.size());
+        const std::ptrdiff_t row_elements = std::ptrdiff_t{columns} * taps_;
+        if (parts_ > 1) {
+            share(static_cast<int>(rows), [&](int unit, int) {
+                float* first = result_ + unit * row_elements;
+                add_parts_of_row(first, parts_, rows * row_elements, row_elements, first);
+            });
+        }
         const SgdTask<float> task{.weights = weights_ + row(group.first_out),
                                   .momentum = momentum_ + row(group.first_out),
                                   .row_stride = weights_per_row_,
@@ -398,7 +407,6 @@ class Convolution {
                                   .columns = columns,
                                   .taps = taps_,
                                   .gradient = result_,
-                                  .parts = parts_,
                                   .scale = nullptr,
                                   .lr = 1e-7F,
                                   .momentum_factor = 0.9F,

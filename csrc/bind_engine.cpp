@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "cancellation.hpp"
 #include "cpu_features.hpp"
 #include "executor.hpp"
 #include "instruction_set.hpp"
@@ -117,6 +118,12 @@ Images make_images(const Plan& plan, const py::array& images, const std::optiona
     return made;
 }
 
+// `given` is null where nobody wants to cancel.
+const Cancellation& cancellation_or_never(const Cancellation* given) {
+    static const Cancellation never;
+    return given == nullptr ? never : *given;
+}
+
 template <class Real>
 class BoundEngine {
   public:
@@ -129,7 +136,8 @@ class BoundEngine {
 
     double step(const py::array& images, const Array<std::int64_t>& labels, const Array<bool>& kept,
                 const std::optional<Array<std::int32_t>>& corners, const std::optional<Array<bool>>& flips,
-                const std::vector<Array<float>>& draws, double lr, double momentum, double weight_decay, int threads) {
+                const std::vector<Array<float>>& draws, double lr, double momentum, double weight_decay, int threads,
+                const Cancellation* cancellation) {
         const Plan& plan = executor_.plan();
         const Images made = make_images(plan, images, corners, flips);
         require(labels.ndim() == 1 && labels.size() == made.count, "labels must be int64 [N]");
@@ -145,10 +153,11 @@ class BoundEngine {
             pointers.push_back(draw.data());
         }
         const py::gil_scoped_release others_may_run;
-        return executor_.step(made, labels.data(), survivors, pointers, {lr, momentum, weight_decay}, threads);
+        return executor_.step(made, labels.data(), survivors, pointers, {lr, momentum, weight_decay}, threads,
+                              cancellation_or_never(cancellation));
     }
 
-    void predict(const py::array& images, Array<Real>& scores, int threads) {
+    void predict(const py::array& images, Array<Real>& scores, int threads, const Cancellation* cancellation) {
         const Plan& plan = executor_.plan();
         const Images made = make_images(plan, images, {}, {});
         require(scores.ndim() == 2 && scores.shape(0) == made.count &&
@@ -156,16 +165,16 @@ class BoundEngine {
                 "scores must be [N, classes], and threads 1 or more");
         Real* to = scores.mutable_data();
         const py::gil_scoped_release others_may_run;
-        executor_.predict(made, to, threads);
+        executor_.predict(made, to, threads, cancellation_or_never(cancellation));
     }
 
-    py::list batch_moments(const py::array& images, int threads) {
+    py::list batch_moments(const py::array& images, int threads, const Cancellation* cancellation) {
         const Images made = make_images(executor_.plan(), images, {}, {});
         require(threads >= 1, "threads must be 1 or more");
         std::vector<std::pair<std::vector<double>, std::vector<double>>> moments;
         {
             const py::gil_scoped_release others_may_run;
-            moments = executor_.batch_moments(made, threads);
+            moments = executor_.batch_moments(made, threads, cancellation_or_never(cancellation));
         }
         py::list listed;
         for (const auto& [mean, variance] : moments) {
@@ -247,11 +256,13 @@ void bind_calls(Class& engine) {
     engine
         .def("step", &BoundEngine<Real>::step, py::arg("images"), py::arg("labels"), py::arg("kept"), py::kw_only(),
              py::arg("corners"), py::arg("flips"), py::arg("draws"), py::arg("lr"), py::arg("momentum"),
-             py::arg("weight_decay"), py::arg("threads"),
+             py::arg("weight_decay"), py::arg("threads"), py::arg("cancellation") = py::none(),
              "Train the survivors on one mini-batch; return the mean loss before the update.")
         .def("predict", &BoundEngine<Real>::predict, py::arg("images"), py::arg("scores").noconvert(),
-             py::arg("threads"), "Write the full network's class scores into `scores`.")
+             py::arg("threads"), py::arg("cancellation") = py::none(),
+             "Write the full network's class scores into `scores`.")
         .def("batch_moments", &BoundEngine<Real>::batch_moments, py::arg("images"), py::arg("threads"),
+             py::arg("cancellation") = py::none(),
              "Return mean and biased variance per channel of what every batch norm of the full network sees.")
         .def_property_readonly("instruction_set", &BoundEngine<Real>::instruction_set,
                                "The instruction set whose kernels are used.")
@@ -262,6 +273,13 @@ void bind_calls(Class& engine) {
 }  // namespace
 
 void bind_engine(py::module_& module) {
+    py::class_<Cancellation>(module, "Cancellation",
+                             "Ends what was given it early: steps and passes of any engine. It cannot be taken back.")
+        .def(py::init<>())
+        .def("cancel", &Cancellation::cancel, "Cancel, from any thread; doing it again changes nothing.")
+        .def_property_readonly("cancelled", &Cancellation::cancelled, "Whether anybody has cancelled.");
+    py::register_exception<Cancelled>(module, "CancelledError");
+
     const Sides ones{1, 1};
     const Sides zeros{0, 0};
     py::class_<Operation>(module, "Operation", "One operation of a plan, as network/operations.py describes it.")

@@ -68,39 +68,45 @@ const Program<Real>& Executor<Real>::program_for(const Survivors& survivors, con
 }
 
 template <class Real>
-Pass<Real> Executor<Real>::pass_for(const Survivors& survivors, const Circumstances& circumstances) {
+Pass<Real> Executor<Real>::pass_for(const Survivors& survivors, const Circumstances& circumstances,
+                                    const Cancellation& cancellation) {
+    if (cancellation.cancelled()) {
+        throw Cancelled();  // the first program of a row may take a while to plan
+    }
     const Program<Real>& program = program_for(survivors, circumstances);
-    return Pass<Real>(*lowering_, kernels_, program, survivors, tensors_, arena_, pool_, scratch_);
+    return Pass<Real>(*lowering_, kernels_, program, survivors, tensors_, arena_, pool_, scratch_, cancellation);
 }
 
 template <class Real>
 double Executor<Real>::step(const Images& images, const std::int64_t* labels, std::span<const bool> kept,
-                            std::span<const float* const> draws, const Optimiser& optimiser, int threads) {
+                            std::span<const float* const> draws, const Optimiser& optimiser, int threads,
+                            const Cancellation& cancellation) {
     const Survivors survivors(plan(), kept);
-    Pass<Real> pass = pass_for(survivors, {Mode::train, images.count, threads});
+    Pass<Real> pass = pass_for(survivors, {Mode::train, images.count, threads}, cancellation);
     pass.load(images);
     pass.forward(draws);
     const double loss = pass.loss(labels);
-    pass.backward(optimiser);
+    pass.backward();
+    pass.update(optimiser);
     return loss;
 }
 
 template <class Real>
-void Executor<Real>::predict(const Images& images, Real* scores, int threads) {
+void Executor<Real>::predict(const Images& images, Real* scores, int threads, const Cancellation& cancellation) {
     const Everything everything(plan());
     const Survivors survivors(plan(), everything.span());
-    Pass<Real> pass = pass_for(survivors, {Mode::predict, images.count, threads});
+    Pass<Real> pass = pass_for(survivors, {Mode::predict, images.count, threads}, cancellation);
     pass.load(images);
     pass.forward({});
     pass.read_scores(scores);
 }
 
 template <class Real>
-std::vector<std::pair<std::vector<double>, std::vector<double>>> Executor<Real>::batch_moments(const Images& images,
-                                                                                               int threads) {
+std::vector<std::pair<std::vector<double>, std::vector<double>>> Executor<Real>::batch_moments(
+    const Images& images, int threads, const Cancellation& cancellation) {
     const Everything everything(plan());
     const Survivors survivors(plan(), everything.span());
-    Pass<Real> pass = pass_for(survivors, {Mode::moments, images.count, threads});
+    Pass<Real> pass = pass_for(survivors, {Mode::moments, images.count, threads}, cancellation);
     std::vector<std::pair<std::vector<double>, std::vector<double>>> moments;
     pass.load(images);
     pass.forward({});

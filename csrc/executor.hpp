@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "cancellation.hpp"
 #include "kernels/kernels.hpp"
 #include "lowering.hpp"
 #include "pass.hpp"
@@ -25,14 +26,18 @@ class Executor {
     Executor(std::shared_ptr<const Lowering> lowering, const Kernels<Real>& kernels,
              std::vector<Tensors<Real>> tensors);
 
-    // Train the survivors on one mini-batch; return its mean loss before the update. Throws std::bad_alloc, before
-    // anything has changed, when there is no memory.
+    // Each throws std::bad_alloc when there is no memory, and Cancelled soon after it is asked to end; neither weights
+    // nor momentum have changed then.
+
+    // Train the survivors on one mini-batch; return its mean loss before the update.
     double step(const Images& images, const std::int64_t* labels, std::span<const bool> kept,
-                std::span<const float* const> draws, const Optimiser& optimiser, int threads);
+                std::span<const float* const> draws, const Optimiser& optimiser, int threads,
+                const Cancellation& cancellation);
     // The full network's class scores, [N][classes], by running statistics.
-    void predict(const Images& images, Real* scores, int threads);
+    void predict(const Images& images, Real* scores, int threads, const Cancellation& cancellation);
     // Mean and biased variance per channel of what every batch norm of the full network sees, in plan order.
-    std::vector<std::pair<std::vector<double>, std::vector<double>>> batch_moments(const Images& images, int threads);
+    std::vector<std::pair<std::vector<double>, std::vector<double>>> batch_moments(const Images& images, int threads,
+                                                                                   const Cancellation& cancellation);
 
     const Kernels<Real>& kernels() const { return kernels_; }
     const Plan& plan() const { return lowering_->plan(); }
@@ -41,7 +46,8 @@ class Executor {
   private:
     // The program for these numbers of survivors, made or found; the arena is large enough for it afterwards.
     const Program<Real>& program_for(const Survivors& survivors, const Circumstances& circumstances);
-    Pass<Real> pass_for(const Survivors& survivors, const Circumstances& circumstances);
+    Pass<Real> pass_for(const Survivors& survivors, const Circumstances& circumstances,
+                        const Cancellation& cancellation);
 
     struct Known {
         std::vector<std::int32_t> counts;

@@ -9,7 +9,7 @@ namespace distreal {
 template <class Real>
 Pass<Real>::Pass(const Lowering& lowering, const Kernels<Real>& kernels, const Program<Real>& program,
                  const Survivors& survivors, std::span<const Tensors<Real>> tensors, Arena& arena, ThreadPool& pool,
-                 PassScratch<Real>& scratch)
+                 PassScratch<Real>& scratch, const Cancellation& cancellation)
     : lowering_(lowering),
       plan_(lowering.plan()),
       kernels_(kernels),
@@ -18,7 +18,8 @@ Pass<Real>::Pass(const Lowering& lowering, const Kernels<Real>& kernels, const P
       tensors_(tensors),
       arena_(arena),
       pool_(pool),
-      scratch_(scratch) {
+      scratch_(scratch),
+      cancellation_(cancellation) {
     if (Real* live = buffer(program_.live_buffer())) {
         const int lanes = program_.blocks() * kernels_.lanes;
         for (int lane = 0; lane < lanes; ++lane) {

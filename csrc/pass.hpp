@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "cancellation.hpp"
 #include "kernels/kernels.hpp"
 #include "lowering.hpp"
 #include "program.hpp"
@@ -54,20 +55,24 @@ struct PassScratch {
     std::vector<bool> reached;  // by value
 };
 
-// One way through the network, node by node: forward, and back again.
+// One way through the network, node by node: forward, back again, and the update. Until the update weights and momentum
+// are only read, and each of the functions before it throws Cancelled soon after it is asked to; then the pass is of no
+// more use. Nothing stops the update.
 template <class Real>
 class Pass {
   public:
     Pass(const Lowering& lowering, const Kernels<Real>& kernels, const Program<Real>& program,
          const Survivors& survivors, std::span<const Tensors<Real>> tensors, Arena& arena, ThreadPool& pool,
-         PassScratch<Real>& scratch);
+         PassScratch<Real>& scratch, const Cancellation& cancellation);
 
     void load(const Images& images);
     // `draws`: for every dropout operation of the plan in order, the surviving elements' random numbers [N, C, H, W].
     void forward(std::span<const float* const> draws);
     // Start the gradient; return the mean loss.
     double loss(const std::int64_t* labels);
-    void backward(const Optimiser& optimiser);
+    // The gradients of all weights.
+    void backward();
+    void update(const Optimiser& optimiser);
     // The class scores, [N][classes].
     void read_scores(Real* scores) const;
     // Mean and biased variance of every channel of what a batch norm saw.
@@ -89,21 +94,30 @@ class Pass {
     // In pass_backward.cpp.
     void find_reached();
     bool passes_on(int operation) const;
-    void backward_convolution(std::size_t position, const Optimiser& optimiser);
-    void backward_depthwise(std::size_t position, const Optimiser& optimiser);
-    void backward_chain(std::size_t position, const Optimiser& optimiser);
+    void backward_convolution(std::size_t position);
+    void backward_depthwise(std::size_t position);
+    void backward_chain(std::size_t position);
     void backward_pool(std::size_t position);
     void backward_multiply(std::size_t position);
     void backward_copy(std::size_t position);
     void backward_flatten(std::size_t position);
     void backward_dropout(std::size_t position);
-    void train_bias(std::size_t position, const Optimiser& optimiser);
+    void differentiate_bias(std::size_t position);
     void hand_on(const Gradient& gradient, View<const Real> from, int pixels, int channels, const Cut& cut);
     const ThroughActivation<Real>* through(std::size_t position, ThroughActivation<Real>& space) const;
     void clear(const Gradient& gradient);
     View<const Real> input_again(std::size_t position);
     void convolution_to_input(std::size_t position, int group);
-    void train_convolution(std::size_t position, int group, View<const Real> input, const Optimiser& optimiser);
+    // Returns how many elements of the result this group takes.
+    std::ptrdiff_t differentiate_weights(std::size_t position, int group, View<const Real> input, Real* result);
+
+    void add_parts(const Real* from, int parts, int rows, std::ptrdiff_t row_elements, Real* to) const;
+
+    // In pass_update.cpp.
+    void update_convolution(std::size_t position, const Optimiser& optimiser);
+    void update_depthwise(std::size_t position, const Optimiser& optimiser);
+    void update_bias(std::size_t position, const Optimiser& optimiser);
+    void update_batch_norm(std::size_t position, const Optimiser& optimiser);
 
     // In pass.cpp: where things lie.
     template <class Other = Real>
@@ -120,8 +134,12 @@ class Pass {
     const Tensors<Real>& tensors(const Node& node) const { return tensors_[static_cast<std::size_t>(node.operation)]; }
     double values_per_channel(const Shape& shape) const;
 
+    // Does the units of a task, or throws Cancelled, and has left some of them out.
     template <class Work>
     void share(int units, double elements, const Work& work) const;
+    // Does all of them, whoever cancels.
+    template <class Work>
+    void share_all(int units, double elements, const Work& work) const;
 
     const Lowering& lowering_;
     const Plan& plan_;
@@ -132,6 +150,7 @@ class Pass {
     Arena& arena_;
     ThreadPool& pool_;
     PassScratch<Real>& scratch_;
+    const Cancellation& cancellation_;
 };
 
 // Work on fewer elements than this is not worth waking another thread for.
@@ -140,6 +159,20 @@ inline constexpr double shared_elements = 16384.0;
 template <class Real>
 template <class Work>
 void Pass<Real>::share(int units, double elements, const Work& work) const {
+    share_all(units, elements, [&](int unit, int thread) {
+        if (!cancellation_.cancelled()) {
+            work(unit, thread);
+        }
+    });
+    // Nothing takes a cancellation back: when there is none by now, no thread has seen one.
+    if (cancellation_.cancelled()) {
+        throw Cancelled();
+    }
+}
+
+template <class Real>
+template <class Work>
+void Pass<Real>::share_all(int units, double elements, const Work& work) const {
     const int threads = elements < shared_elements ? 1 : program_.circumstances().threads;
     pool_.run(units, threads, work);
 }

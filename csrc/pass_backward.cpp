@@ -1,24 +1,16 @@
-// The backward pass and the update, node by node from the last to the first. A tensor belongs to one operation, so that
-// it is updated as soon as that operation's gradients are known.
+// The backward pass, node by node from the last to the first. Gradients of weights stay where they are for the update.
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "pass.hpp"
+#include "weight_parts.hpp"
 
 namespace distreal {
 namespace {
 
 std::size_t at(int index) { return static_cast<std::size_t>(index); }
-
-// SGD as torch.optim.SGD does it, for one element.
-template <class Real>
-void train_element(Real& weight, Real& momentum, double gradient, const Optimiser& optimiser) {
-    const Real decayed = static_cast<Real>(gradient) + static_cast<Real>(optimiser.weight_decay) * weight;
-    momentum = static_cast<Real>(optimiser.momentum) * momentum + decayed;
-    weight -= static_cast<Real>(optimiser.lr) * momentum;
-}
 
 // The sum over units of sums[unit][which][channel], always in the same order.
 template <class Real>
@@ -33,7 +25,7 @@ double sum_of_units(const Real* sums, int units, int which, int channel, int cha
 }  // namespace
 
 template <class Real>
-void Pass<Real>::backward(const Optimiser& optimiser) {
+void Pass<Real>::backward() {
     const auto& nodes = lowering_.nodes();
     find_reached();
     for (std::size_t position = nodes.size(); position-- > 0;) {
@@ -47,13 +39,13 @@ void Pass<Real>::backward(const Optimiser& optimiser) {
         }
         switch (nodes[position].kind) {
             case NodeKind::convolution:
-                backward_convolution(position, optimiser);
+                backward_convolution(position);
                 break;
             case NodeKind::depthwise:
-                backward_depthwise(position, optimiser);
+                backward_depthwise(position);
                 break;
             case NodeKind::chain:
-                backward_chain(position, optimiser);
+                backward_chain(position);
                 break;
             case NodeKind::pool:
                 backward_pool(position);
@@ -174,9 +166,8 @@ const ThroughActivation<Real>* Pass<Real>::through(std::size_t position, Through
 }
 
 template <class Real>
-void Pass<Real>::backward_convolution(std::size_t position, const Optimiser& optimiser) {
+void Pass<Real>::backward_convolution(std::size_t position) {
     const Node& node = lowering_.nodes()[position];
-    // The input's gradient is of the weights as they were: first.
     if (node.gradients[0].handing != Handing::none) {
         for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
             convolution_to_input(position, group);
@@ -186,10 +177,11 @@ void Pass<Real>::backward_convolution(std::size_t position, const Optimiser& opt
         return;
     }
     const View<const Real> input = input_again(position);
+    Real* result = buffer(program_.node(position).result);
     for (int group = 0; group < plan_.operation(node.operation).groups; ++group) {
-        train_convolution(position, group, input, optimiser);
+        result += differentiate_weights(position, group, input, result);
     }
-    train_bias(position, optimiser);
+    differentiate_bias(position);
 }
 
 template <class Real>
@@ -222,86 +214,83 @@ void Pass<Real>::convolution_to_input(std::size_t position, int group) {
 }
 
 template <class Real>
-void Pass<Real>::train_convolution(std::size_t position, int group, View<const Real> input,
-                                   const Optimiser& optimiser) {
+std::ptrdiff_t Pass<Real>::differentiate_weights(std::size_t position, int group, View<const Real> input,
+                                                 Real* result) {
     const Node& node = lowering_.nodes()[position];
     const NodeBuffers& buffers = program_.node(position);
     const Operation& operation = plan_.operation(node.operation);
     const int in_channels = plan_.shape(node.inputs[0]).channels;
-    const Pack<Real> matrix = pack_for(node, group, true);  // not to be packed: it says which weights survive
-    if (matrix.to_channels == 0 || matrix.from_channels == 0) {
-        return;
+    const int out_channels = operation.shape.channels;
+    const auto [first_in, end_in] = survivors_.part(node.inputs[0], in_channels, group, operation.groups);
+    const auto [first_out, end_out] = survivors_.part(node.out, out_channels, group, operation.groups);
+    if (first_in == end_in || first_out == end_out) {
+        return 0;
     }
-    const int first = survivors_.part(node.inputs[0], in_channels, group, operation.groups).first;
     WeightGradientTask<Real> task{};
     task.window = &operation.window;
     task.runs = &plan_.geometry(node.operation).runs;
     task.in = input;
-    task.in.data += std::ptrdiff_t{first} * kernels_.lanes;
-    task.gradient = gradient(node.out, group * (operation.shape.channels / operation.groups)).as_const();
-    task.in_channels = matrix.to_channels;
-    task.out_channels = matrix.from_channels;
+    task.in.data += std::ptrdiff_t{first_in} * kernels_.lanes;
+    task.gradient = gradient(node.out, group * (out_channels / operation.groups)).as_const();
+    task.in_channels = end_in - first_in;
+    task.out_channels = end_out - first_out;
     task.blocks = program_.blocks();
     task.parts = buffers.parts;
-    task.result = buffer(buffers.result);
+    task.result = buffers.parts > 1 ? buffer(buffers.result_parts) : result;
+    task.cancellation = &cancellation_;
     Real* scratch = buffer(buffers.scratch);
-    const double work = values_per_channel(operation.shape) * matrix.to_channels * matrix.from_channels;
+    const double work = values_per_channel(operation.shape) * task.in_channels * task.out_channels;
     share(kernels_.weight_gradient_units(task), work, [&](int unit, int thread) {
         kernels_.weight_gradient(task, unit, scratch + at(thread) * buffers.thread_scratch);
     });
-    const SgdTask<Real> sgd{.weights = tensors(node).weight,
-                            .momentum = tensors(node).weight_momentum,
-                            .row_stride = matrix.from_stride,
-                            .row = matrix.from_index,
-                            .column = matrix.to_index,
-                            .rows = matrix.from_channels,
-                            .columns = matrix.to_channels,
-                            .taps = matrix.taps,
-                            .gradient = task.result,
-                            .parts = task.parts,
-                            .scale = matrix.to_scale,
-                            .lr = static_cast<Real>(optimiser.lr),
-                            .momentum_factor = static_cast<Real>(optimiser.momentum),
-                            .weight_decay = static_cast<Real>(optimiser.weight_decay)};
-    share(sgd.rows, static_cast<double>(sgd.rows) * sgd.columns * sgd.taps,
-          [&](int unit, int) { kernels_.sgd(sgd, unit); });
+    const std::ptrdiff_t row_elements = std::ptrdiff_t{task.in_channels} * operation.window.taps();
+    if (task.parts > 1) {
+        add_parts(task.result, task.parts, task.out_channels, row_elements, result);
+    }
+    return task.out_channels * row_elements;
+}
+
+// `from`: [parts][rows][row_elements].
+template <class Real>
+void Pass<Real>::add_parts(const Real* from, int parts, int rows, std::ptrdiff_t row_elements, Real* to) const {
+    const double work = static_cast<double>(parts) * rows * static_cast<double>(row_elements);
+    share(rows, work, [&](int row, int) {
+        add_parts_of_row(from + row * row_elements, parts, rows * row_elements, row_elements, to + row * row_elements);
+    });
 }
 
 template <class Real>
-void Pass<Real>::train_bias(std::size_t position, const Optimiser& optimiser) {
+void Pass<Real>::differentiate_bias(std::size_t position) {
     const Node& node = lowering_.nodes()[position];
     const NodeBuffers& buffers = program_.node(position);
     if (!plan_.operation(node.operation).bias) {
         return;
     }
-    const auto& rows = survivors_.channels(node.out);
     const Shape& shape = plan_.shape(node.out);
     MomentsTask<Real> task{};
     task.y = gradient(node.out).as_const();
     task.pixels = shape.pixels();
-    task.channels = static_cast<int>(rows.size());
+    task.channels = survivors_.count(node.out);
     task.cut = buffers.forward_cut;
     task.live = live();
     task.moments = buffer(buffers.coefficients);
     share(task.cut.units(), values_per_channel(shape) * task.channels,
           [&](int unit, int) { kernels_.moments(task, unit); });
+    Real* gradients = buffer(buffers.vector_gradients);
     for (int channel = 0; channel < task.channels; ++channel) {
-        const double sum = sum_of_units(task.moments, task.cut.units(), 0, channel, task.channels);
-        const std::ptrdiff_t row = rows[at(channel)];
-        train_element(tensors(node).bias[row], tensors(node).bias_momentum[row], sum, optimiser);
+        gradients[channel] = static_cast<Real>(sum_of_units(task.moments, task.cut.units(), 0, channel, task.channels));
     }
 }
 
 template <class Real>
-void Pass<Real>::backward_depthwise(std::size_t position, const Optimiser& optimiser) {
+void Pass<Real>::backward_depthwise(std::size_t position) {
     const Node& node = lowering_.nodes()[position];
     const NodeBuffers& buffers = program_.node(position);
     const Operation& operation = plan_.operation(node.operation);
     const WindowGeometry& geometry = plan_.geometry(node.operation);
     const int multiplier = operation.shape.channels / plan_.shape(node.inputs[0]).channels;
     const int in_channels = survivors_.count(node.inputs[0]);
-    const auto& rows = survivors_.channels(node.out);
-    const int out_channels = static_cast<int>(rows.size());
+    const int out_channels = survivors_.count(node.out);
     const double work = values_per_channel(operation.shape) * out_channels;
     const Gradient& handed = node.gradients[0];
     if (handed.handing != Handing::none) {
@@ -341,29 +330,16 @@ void Pass<Real>::backward_depthwise(std::size_t position, const Optimiser& optim
     task.out_channels = out_channels;
     task.blocks = program_.blocks();
     task.parts = buffers.parts;
-    task.result = buffer(buffers.result);
+    task.result = buffer(buffers.parts > 1 ? buffers.result_parts : buffers.result);
     share(kernels_.depthwise_weight_units(task), work, [&](int unit, int) { kernels_.depthwise_weight(task, unit); });
-    const std::int32_t only_column = 0;
-    const SgdTask<Real> sgd{.weights = tensors(node).weight,
-                            .momentum = tensors(node).weight_momentum,
-                            .row_stride = operation.window.taps(),
-                            .row = rows.data(),
-                            .column = &only_column,
-                            .rows = out_channels,
-                            .columns = 1,
-                            .taps = operation.window.taps(),
-                            .gradient = task.result,
-                            .parts = task.parts,
-                            .scale = nullptr,
-                            .lr = static_cast<Real>(optimiser.lr),
-                            .momentum_factor = static_cast<Real>(optimiser.momentum),
-                            .weight_decay = static_cast<Real>(optimiser.weight_decay)};
-    share(sgd.rows, static_cast<double>(sgd.rows) * sgd.taps, [&](int unit, int) { kernels_.sgd(sgd, unit); });
-    train_bias(position, optimiser);
+    if (task.parts > 1) {
+        add_parts(task.result, task.parts, out_channels, operation.window.taps(), buffer(buffers.result));
+    }
+    differentiate_bias(position);
 }
 
 template <class Real>
-void Pass<Real>::backward_chain(std::size_t position, const Optimiser& optimiser) {
+void Pass<Real>::backward_chain(std::size_t position) {
     const Node& node = lowering_.nodes()[position];
     const NodeBuffers& buffers = program_.node(position);
     const Shape& shape = plan_.shape(node.out);
@@ -413,13 +389,12 @@ void Pass<Real>::backward_chain(std::size_t position, const Optimiser& optimiser
     const std::size_t summing = node.through ? at(node.completed_by) : position;
     const Real* sums = buffer(program_.node(summing).sums);
     const int units = program_.node(summing).backward_cut.units();
-    const Tensors<Real>& tensors = tensors_[at(node.batch_norm)];
-    const auto& rows = survivors_.channels(node.inputs[0]);
     const Place place = lowering_.place(node.inputs[0]);
     const double* variances = buffer<double>(program_.statistics_buffer(place.root)) + survivors_.count(place.root) +
                               survivors_.before(place.root, place.offset);
     const double count = values_per_channel(shape);
     Real* coefficients = buffer(buffers.coefficients);
+    Real* gradients = buffer(buffers.vector_gradients);
     for (int channel = 0; channel < channels; ++channel) {
         const double inverse = 1.0 / std::sqrt(variances[channel] + plan_.operation(node.batch_norm).epsilon);
         const double shift_gradient = sum_of_units(sums, units, 0, channel, channels);
@@ -431,11 +406,8 @@ void Pass<Real>::backward_chain(std::size_t position, const Optimiser& optimiser
         coefficients[channel] = static_cast<Real>(scale);
         coefficients[channels + channel] = static_cast<Real>(slope);
         coefficients[2 * channels + channel] = static_cast<Real>(-scale * shift_gradient / count - slope * mean);
-        if (scratch_.reached[at(node.out)]) {
-            const std::ptrdiff_t row = rows[at(channel)];
-            train_element(tensors.weight[row], tensors.weight_momentum[row], scale_gradient, optimiser);
-            train_element(tensors.bias[row], tensors.bias_momentum[row], shift_gradient, optimiser);
-        }
+        gradients[channel] = static_cast<Real>(scale_gradient);
+        gradients[channels + channel] = static_cast<Real>(shift_gradient);
     }
     if (handed.handing == Handing::none) {
         return;

@@ -1,6 +1,7 @@
 #include "program.hpp"
 
 #include <algorithm>
+#include <span>
 
 #include "memory_plan.hpp"
 
@@ -54,6 +55,41 @@ struct Lifetime {
     bool used() const { return first >= 0; }
 };
 
+// The weight gradient of every conv-group, as far as it must be known how to cut it. Some have no inputs or no outputs.
+template <class Real>
+std::vector<WeightGradientTask<Real>> weight_gradients(const Plan& plan, const Survivors& survivors, const Node& node,
+                                                       int blocks) {
+    const Operation& operation = plan.operation(node.operation);
+    const int in_channels = plan.shape(node.inputs[0]).channels;
+    std::vector<WeightGradientTask<Real>> tasks;
+    for (int group = 0; group < operation.groups; ++group) {
+        const auto [first_in, last_in] = survivors.part(node.inputs[0], in_channels, group, operation.groups);
+        const auto [first_out, last_out] = survivors.part(node.out, operation.shape.channels, group, operation.groups);
+        WeightGradientTask<Real> task{};
+        task.window = &operation.window;
+        task.runs = &plan.geometry(node.operation).runs;
+        task.in_channels = last_in - first_in;
+        task.out_channels = last_out - first_out;
+        task.blocks = blocks;
+        task.parts = 1;
+        tasks.push_back(task);
+    }
+    return tasks;
+}
+
+// Where outputs alone make too few units to share, parts of the rows make more of them: as many in every conv-group as
+// the one with the most units needs.
+template <class Real>
+int parts_of(const Kernels<Real>& kernels, std::span<const WeightGradientTask<Real>> tasks, int threads, int height) {
+    int units = 1;
+    for (const WeightGradientTask<Real>& task : tasks) {
+        if (task.in_channels > 0 && task.out_channels > 0) {
+            units = std::max(units, kernels.weight_gradient_units(task));
+        }
+    }
+    return threads == 1 ? 1 : std::clamp((2 * threads + units - 1) / units, 1, tasks.front().blocks * height);
+}
+
 }  // namespace
 
 template <class Real>
@@ -68,11 +104,12 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
     const int threads = circumstances.threads;
     const std::size_t vector_bytes = at(kernels.lanes) * sizeof(Real);
 
-    // Time 0 prepares the images, 1.. goes forward, then comes the loss, then backward.
+    // Time 0 prepares the images, 1.. goes forward, then comes the loss, then backward, then the update.
     const int loss_time = 1 + count;
     const auto forward_time = [](int position) { return 1 + position; };
     const auto backward_time = [&](int position) { return loss_time + count - position; };
-    const int end = train ? backward_time(0) : loss_time;
+    const int update_time = backward_time(0) + 1;
+    const int end = train ? update_time : loss_time;
 
     Buffers buffers;
     std::vector<Lifetime> values(at(plan.values()));
@@ -106,6 +143,11 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
             made.again = buffers.add(value_bytes(node.inputs[0]), backward, backward);
         } else {
             values[root(node.inputs[0])].touch(backward);
+        }
+    };
+    const auto need_parts = [&](NodeBuffers& made, std::size_t result, int backward) {
+        if (made.parts > 1) {
+            made.result_parts = buffers.add(at(made.parts) * result * sizeof(Real), backward, backward);
         }
     };
     nodes_.resize(nodes.size());
@@ -160,35 +202,24 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
         switch (node.kind) {
             case NodeKind::convolution: {
                 const bool to_input = goes_back && node.gradients[0].handing != Handing::none;
+                const auto tasks = weight_gradients<Real>(plan, survivors, node, blocks_);
+                made.parts = parts_of(kernels, std::span(tasks), threads, out.height);
                 std::size_t packed = 0;
                 std::size_t backward_packed = 0;
                 std::size_t result = 0;
-                for (int group = 0; group < operation.groups; ++group) {
-                    const auto [first_in, last_in] =
-                        survivors.part(node.inputs[0], in.channels, group, operation.groups);
-                    const auto [first_out, last_out] = survivors.part(node.out, out.channels, group, operation.groups);
-                    const int from = last_in - first_in;
-                    const int to = last_out - first_out;
+                std::size_t largest_result = 0;
+                for (WeightGradientTask<Real> task : tasks) {
+                    const int from = task.in_channels;
+                    const int to = task.out_channels;
                     const int taps = operation.window.taps();
                     packed = std::max(packed, kernels.packed_size(to, from, taps));
                     backward_packed = std::max(backward_packed, kernels.packed_size(from, to, taps));
                     if (from == 0 || to == 0) {
                         continue;  // such a conv-group has no weights to train
                     }
-                    WeightGradientTask<Real> task{};
-                    task.window = &operation.window;
-                    task.runs = &plan.geometry(node.operation).runs;
-                    task.in_channels = from;
-                    task.out_channels = to;
-                    task.blocks = blocks_;
-                    task.parts = 1;
-                    if (made.parts == 1 && threads > 1) {
-                        // Where outputs alone make too few units to share, parts of the rows make more of them.
-                        const int units = std::max(1, kernels.weight_gradient_units(task));
-                        made.parts = std::clamp((2 * threads + units - 1) / units, 1, blocks_ * out.height);
-                    }
                     task.parts = made.parts;
-                    result = std::max(result, at(made.parts) * at(to) * at(from) * at(taps));
+                    result += at(to) * at(from) * at(taps);
+                    largest_result = std::max(largest_result, at(to) * at(from) * at(taps));
                     made.thread_scratch = std::max(made.thread_scratch, kernels.weight_gradient_scratch(task));
                 }
                 made.packed = buffers.add(packed * sizeof(Real), forward, forward);
@@ -196,7 +227,8 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                     need_input(node, made, backward);
                     // Scratch of different threads shares no cache line.
                     made.thread_scratch = (made.thread_scratch + 31) / 32 * 32;
-                    made.result = buffers.add(result * sizeof(Real), backward, backward);
+                    made.result = buffers.add(result * sizeof(Real), backward, update_time);
+                    need_parts(made, largest_result, backward);
                     made.scratch = buffers.add(made.thread_scratch * at(threads) * sizeof(Real), backward, backward);
                 }
                 if (to_input) {
@@ -210,9 +242,9 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 if (goes_back) {
                     need_input(node, made, backward);
                     made.parts = threads > 1 ? std::min(blocks_, 2) : 1;
-                    made.result =
-                        buffers.add(at(made.parts) * at(out_channels) * at(operation.window.taps()) * sizeof(Real),
-                                    backward, backward);
+                    const std::size_t result = at(out_channels) * at(operation.window.taps());
+                    made.result = buffers.add(result * sizeof(Real), backward, update_time);
+                    need_parts(made, result, backward);
                 }
                 break;
             case NodeKind::chain:
@@ -225,6 +257,7 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                     }
                     if (node.batch_norm >= 0) {
                         made.coefficients = buffers.add(3 * at(in_channels) * sizeof(Real), backward, backward);
+                        made.vector_gradients = buffers.add(2 * at(in_channels) * sizeof(Real), backward, update_time);
                         if (!node.through) {
                             const int units = made.backward_cut.units();
                             made.sums = buffers.add(at(units) * 2 * at(in_channels) * sizeof(Real), backward, backward);
@@ -259,6 +292,7 @@ Program<Real>::Program(const Lowering& lowering, const Kernels<Real>& kernels, c
                 const int units = made.forward_cut.units();
                 made.coefficients =
                     buffers.add(at(units) * at(2) * at(out_channels) * sizeof(Real), backward, backward);
+                made.vector_gradients = buffers.add(at(out_channels) * sizeof(Real), backward, update_time);
             }
             if (node.completes >= 0) {
                 const int units = made.backward_cut.units();

@@ -35,7 +35,10 @@ struct NodeBuffers {
     int parameters = no_buffer;  // chain with batch norm: [3][channels], scale, shift and mean
     int keep = no_buffer;        // dropout: what every element is multiplied by
     int backward_packed = no_buffer;
-    int result = no_buffer;          // weight gradients: [parts][...]
+    int result_parts = no_buffer;  // of the weight gradients of one conv-group, if more than one: [parts][...]
+    int result = no_buffer;        // until the update: weight gradients, one conv-group after the other
+    int vector_gradients =
+        no_buffer;                   // until the update: of a bias, or [2][channels] of a batch norm's weight and bias
     int scratch = no_buffer;         // of the weight gradient, for all threads
     std::size_t thread_scratch = 0;  // elements of it for each thread
     int sums = no_buffer;            // backward: [units][2][channels]

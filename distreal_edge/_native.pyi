@@ -9,6 +9,14 @@ def cpu_features() -> dict[str, bool]: ...
 def instruction_sets() -> tuple[str, ...]: ...
 def instruction_set() -> str: ...
 
+class CancelledError(Exception): ...
+
+class Cancellation:
+    def __init__(self) -> None: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
 class Operation:
     kind: str
     def __init__(
@@ -63,12 +71,20 @@ class Engine:
         momentum: float,
         weight_decay: float,
         threads: int,
+        cancellation: Cancellation | None = None,
     ) -> float: ...
     def predict(
-        self, images: NDArray[np.uint8] | NDArray[np.float32], scores: NDArray[np.float32], threads: int
+        self,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        scores: NDArray[np.float32],
+        threads: int,
+        cancellation: Cancellation | None = None,
     ) -> None: ...
     def batch_moments(
-        self, images: NDArray[np.uint8] | NDArray[np.float32], threads: int
+        self,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        threads: int,
+        cancellation: Cancellation | None = None,
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
 
 Tensors64: TypeAlias = Sequence[tuple[NDArray[np.float64], ...]]
@@ -88,10 +104,20 @@ class PlainEngine64:
         momentum: float,
         weight_decay: float,
         threads: int,
+        cancellation: Cancellation | None = None,
     ) -> float: ...
-    def predict(self, images: NDArray[np.float64], scores: NDArray[np.float64], threads: int) -> None: ...
+    def predict(
+        self,
+        images: NDArray[np.float64],
+        scores: NDArray[np.float64],
+        threads: int,
+        cancellation: Cancellation | None = None,
+    ) -> None: ...
     def batch_moments(
-        self, images: NDArray[np.float64], threads: int
+        self,
+        images: NDArray[np.float64],
+        threads: int,
+        cancellation: Cancellation | None = None,
     ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]: ...
 
 def measure_peak(instruction_set: str, seconds: float) -> float: ...

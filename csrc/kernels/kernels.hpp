@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cancellation.hpp"
 #include "kernels/geometry.hpp"
 
 namespace distreal {
@@ -112,6 +113,9 @@ struct WeightGradientTask {
     int blocks;
     int parts;     // into how many parts the images and rows are cut; each part has a result of its own
     Real* result;  // [parts][out_channels][in_channels][taps], all written
+    // A unit goes through all images and may take long, so it may leave off with whatever it has when this is
+    // cancelled; null: never.
+    const Cancellation* cancellation = nullptr;
 };
 
 // ---- Depthwise convolution: output channel o reads input channel o / multiplier, of full or surviving channels ----
@@ -279,7 +283,7 @@ struct FlattenTask {
 };
 
 // SGD with momentum and weight decay on the touched elements of a tensor: of row row[r], elements
-// column[i] * tap_count + t, with gradient sum over parts of gradient[part][r][i][t] * scale[i]. One unit is one row.
+// column[i] * tap_count + t, with gradient gradient[r][i][t] * scale[i]. One unit is one row.
 template <class Real>
 struct SgdTask {
     Real* weights;
@@ -291,7 +295,6 @@ struct SgdTask {
     int columns;
     int taps;
     const Real* gradient;
-    int parts;
     const Real* scale;  // [columns] or null
     Real lr;
     Real momentum_factor;

@@ -154,11 +154,7 @@ void sgd(const SgdTask<Real>& task, int unit) {
     const std::ptrdiff_t row_size = static_cast<std::ptrdiff_t>(task.columns) * task.taps;
     for (int i = 0; i < task.columns; ++i) {
         for (int tap = 0; tap < task.taps; ++tap) {
-            Real gradient = 0;
-            for (int part = 0; part < task.parts; ++part) {
-                const std::ptrdiff_t of_part = static_cast<std::ptrdiff_t>(part) * task.rows + unit;
-                gradient += task.gradient[of_part * row_size + static_cast<std::ptrdiff_t>(i) * task.taps + tap];
-            }
+            Real gradient = task.gradient[unit * row_size + static_cast<std::ptrdiff_t>(i) * task.taps + tap];
             if (task.scale != nullptr) {
                 gradient *= task.scale[i];
             }

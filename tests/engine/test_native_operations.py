@@ -148,3 +148,22 @@ def test_a_grouped_convolution_may_lose_everything_that_one_group_reads(random_n
         exact = comparing.reference_step(problem)
         comparing.check_same(problem, comparing.plain64_step(problem), exact, tolerance=1e-9)
         comparing.check_as_close_as_float32(problem, comparing.engine_step(problem))
+
+
+def test_a_grouped_convolution_may_lose_nearly_all_that_one_group_makes(random_networks: Any, comparing: Any) -> None:
+    # What is enough work for two threads in one group is cut into parts in the other.
+    import numpy as np  # noqa: PLC0415
+
+    from distreal_edge import Subset  # noqa: PLC0415
+
+    b = PlanBuilder((4, 8, 8))
+    x = b.relu(b.conv2d("stem", b.input, 32, kernel=3, padding=1))
+    x = b.relu(b.conv2d("grouped", x, 800, kernel=3, padding=1, groups=2))
+    plan = b.finish(b.linear("fc", b.flatten(b.global_avg_pool(x)), 5))
+    subset = Subset((np.arange(32), np.arange(401)))
+    images, labels = random_networks.random_batch(plan, 3, 0, as_bytes=False)
+    problem = comparing.make_problem(random_networks.random_weights(plan, 1), images, labels, subset, 2)
+    exact = comparing.reference_step(problem)
+    for threads in (1, 2, 3):
+        comparing.check_same(problem, comparing.plain64_step(problem, threads=threads), exact, tolerance=1e-9)
+        comparing.check_as_close_as_float32(problem, comparing.engine_step(problem, threads=threads))

@@ -14,8 +14,7 @@ namespace distreal::DISTREAL_SIMD {
 struct Stretch {
     float* weights;
     float* momentum;
-    const float* gradient;  // of the first part
-    std::ptrdiff_t part_stride;
+    const float* gradient;
     const float* scale;  // null for 1
     int scale_step;      // 1 where every element has its own scale, 0 where all share one
     std::ptrdiff_t count;
@@ -55,9 +54,6 @@ struct VectorRest {
 template <class Memory>
 DISTREAL_INLINE void descend(const SgdTask<float>& task, const Stretch& stretch, std::ptrdiff_t i, Memory memory) {
     auto g = memory.read(stretch.gradient + i);
-    for (int part = 1; part < task.parts; ++part) {
-        g += memory.read(stretch.gradient + part * stretch.part_stride + i);
-    }
     if (stretch.scale != nullptr) {
         g *= stretch.scale_step != 0 ? memory.read(stretch.scale + i) : memory.same(*stretch.scale);
     }
@@ -106,7 +102,7 @@ inline void sgd(const SgdTask<float>& given, int unit) {
         const int together = columns_together(task, first);
         const std::ptrdiff_t begin = row + task.column[first] * taps;
         descend_stretch(
-            task, {task.weights + begin, task.momentum + begin, gradient + first * taps, task.rows * elements,
+            task, {task.weights + begin, task.momentum + begin, gradient + first * taps,
                    task.scale == nullptr ? nullptr : task.scale + first, task.taps == 1 ? 1 : 0, together * taps});
         first += together;
     }

@@ -256,6 +256,9 @@ DISTREAL_INLINE void add_rows(const WeightGradientUnit& unit, std::int64_t begin
     KeptRows kept{};
     int slot = 0;
     for (std::int64_t row = begin; row < end; ++row) {
+        if (unit.task.cancellation != nullptr && unit.task.cancellation->cancelled()) {
+            return;
+        }
         segment.out = next_row(unit.task, unit.shape, segment.out);
         if (row == begin || segment.out < 0) {
             if (segment.out < 0) {

@@ -12,7 +12,6 @@ struct SgdCase {
     int all_rows;
     int all_columns;
     int taps;
-    int parts;
     std::vector<std::int32_t> row;
     std::vector<std::int32_t> column;
     std::vector<double> weights;  // what is not touched is not a number and must keep its bits
@@ -53,7 +52,6 @@ struct SgdCase {
             .columns = static_cast<int>(column.size()),
             .taps = taps,
             .gradient = placed_gradient.data(),
-            .parts = parts,
             .scale = scale.empty() ? nullptr : placed_scale.data(),
             .lr = static_cast<Real>(lr),
             .momentum_factor = static_cast<Real>(momentum_factor),
@@ -82,7 +80,7 @@ struct SgdCase {
         return absolute;
     }
 
-    double factor(const std::string& /*output*/) const { return rounding(parts + 4); }
+    double factor(const std::string& /*output*/) const { return rounding(5); }
 };
 
 void try_sgd(const Kernels<float>& kernels, Random& random) {
@@ -92,13 +90,12 @@ void try_sgd(const Kernels<float>& kernels, Random& random) {
     const int columns = random.chance(0.2) ? random.between(1, 300) : drawn_channels(random);
     one.all_rows = rows + random.between(0, 4);
     one.all_columns = columns + random.between(0, 9);
-    one.parts = random.pick({1, 1, 2, 3, 8});
     one.row = random.survivors(rows, one.all_rows);
     one.column = random.survivors(columns, one.all_columns);
     const int size = one.all_rows * one.all_columns * one.taps;
     one.weights = random.numbers(size, Grain::rounded);
     one.momentum = random.numbers(size, Grain::rounded);
-    one.gradient = random.numbers(one.parts * rows * columns * one.taps, Grain::rounded);
+    one.gradient = random.numbers(rows * columns * one.taps, Grain::rounded);
     if (random.chance(0.3)) {
         one.scale = random.numbers(columns, Grain::rounded);
     }
@@ -107,7 +104,7 @@ void try_sgd(const Kernels<float>& kernels, Random& random) {
     one.weight_decay = random.pick({0.0, static_cast<double>(5e-4F), 0.25});
     std::ostringstream text;
     text << rows << " of " << one.all_rows << " rows, " << columns << " of " << one.all_columns << " columns, "
-         << one.taps << " taps, " << one.parts << " parts" << (one.scale.empty() ? "" : ", scale");
+         << one.taps << " taps" << (one.scale.empty() ? "" : ", scale");
     begin_case(text.str());
     hold(kernels, one, random);
 }
