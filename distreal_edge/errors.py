@@ -6,6 +6,7 @@ A message says what is wrong, where, and what to do. The command line prints it 
 from __future__ import annotations
 
 __all__ = [
+    "CancellationError",
     "ConfigError",
     "DataError",
     "DistrealError",
@@ -21,6 +22,10 @@ class DistrealError(Exception):
     """Base of every error that is raised on purpose. Exit code 1."""
 
     exit_code = 1
+
+
+class CancellationError(DistrealError):
+    """Work was cancelled before its end, and has changed nothing. Exit code 1."""
 
 
 class ConfigError(DistrealError, ValueError):

@@ -6,7 +6,8 @@ same.
 
 from __future__ import annotations
 
+from distreal_edge._native import Cancellation
 from distreal_edge.engine.engine import BACKENDS, Engine
 from distreal_edge.engine.loss import mean_cross_entropy
 
-__all__ = ["BACKENDS", "Engine", "mean_cross_entropy"]
+__all__ = ["BACKENDS", "Cancellation", "Engine", "mean_cross_entropy"]

@@ -9,17 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreal_edge.dropout import Subset
-from distreal_edge.errors import ConfigError, DataError
+from distreal_edge.errors import CancellationError, ConfigError, DataError
 from distreal_edge.network.operations import BatchNorm
 
 if TYPE_CHECKING:
+    from distreal_edge._native import Cancellation
     from distreal_edge.network import Plan
 
 __all__ = [
     "FLOAT32_LIMIT",
     "Images",
+    "cancellation_of",
     "check_batch_norm",
     "check_images",
+    "check_not_cancelled",
     "check_seed",
     "check_subset",
     "checked_labels",
@@ -120,3 +123,14 @@ def checked_threads(threads: int) -> int:
         message = f"threads must be a whole number of 1 or more; got {threads!r}"
         raise ConfigError(message)
     return int(threads)
+
+
+def check_not_cancelled(cancellation: Cancellation | None, what: str) -> None:
+    """Raise `CancellationError` when somebody has cancelled `what`, say "a step over 32 images"."""
+    if cancellation is not None and cancellation.cancelled:
+        raise cancellation_of(what)
+
+
+def cancellation_of(what: str) -> CancellationError:
+    """Return the error to raise when `what` was cancelled."""
+    return CancellationError(f"{what} was cancelled and has changed nothing; do it again if it is still wanted")

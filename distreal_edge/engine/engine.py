@@ -20,13 +20,14 @@ from distreal_edge.engine.checks import (
 from distreal_edge.engine.moments import Moments
 from distreal_edge.engine.native import NativeBackend
 from distreal_edge.engine.reference import ReferenceBackend
-from distreal_edge.errors import ConfigError, DataError
+from distreal_edge.errors import ConfigError, DataError, DistrealError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
+    from distreal_edge._native import Cancellation
     from distreal_edge.dropout import Subset
     from distreal_edge.network import Network, Plan
 
@@ -46,6 +47,9 @@ class Engine:
     deterministic: the same network, seed, calls and number of threads give the same bits on the same machine. One
     engine is used by one thread at a time; several engines do not disturb each other, except that the reference
     backend's number of threads is a setting of the whole process.
+
+    Steps and passes that were given a `Cancellation` end early with `CancellationError` when any thread calls its
+    `cancel`. Weights, momentum and the generator of augmentation and dropout are then, bit for bit, as before the call.
     """
 
     def __init__(self, network: Network, backend: str = "native", *, seed: int | tuple[int, ...] = 0) -> None:
@@ -96,33 +100,48 @@ class Engine:
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         threads: int = 1,
+        cancellation: Cancellation | None = None,
     ) -> float:
         """Train the surviving filters on one mini-batch and return its mean softmax cross-entropy before the update.
 
         `images` are uint8 or float32 (0..1) `[N, C, H, W]`, `labels` int64 `[N]`. Weights outside the subset keep
         every bit of their value and of their momentum; batch-norm statistics are never touched. A step that diverges
         returns NaN or infinity. Raises `DataError` for images, labels or a subset that do not fit the network and
-        `ConfigError` for settings out of range, or a batch that does not fit into memory; nothing has changed then.
+        `ConfigError` for settings out of range, or a batch that does not fit into memory, and `CancellationError` soon
+        after `cancellation` was cancelled; nothing has changed then.
         """
         check_images(self._plan, images, "images")
         labels = checked_labels(self._plan, labels, len(images))
         check_batch_norm(self._plan, len(images), "images")
         check_subset(self._plan, subset)
-        return self._backend.step(
-            images,
-            labels,
-            subset,
-            self._rng,
-            lr=checked_number("lr", lr),
-            momentum=checked_number("momentum", momentum, 1.0),
-            weight_decay=checked_number("weight_decay", weight_decay),
-            threads=checked_threads(threads),
-        )
+        state = self._rng.bit_generator.state
+        try:
+            return self._backend.step(
+                images,
+                labels,
+                subset,
+                self._rng,
+                lr=checked_number("lr", lr),
+                momentum=checked_number("momentum", momentum, 1.0),
+                weight_decay=checked_number("weight_decay", weight_decay),
+                threads=checked_threads(threads),
+                cancellation=cancellation,
+            )
+        except DistrealError:
+            self._rng.bit_generator.state = state  # what has changed nothing has drawn nothing
+            raise
 
-    def predict(self, images: NDArray[np.uint8] | NDArray[np.float32], *, threads: int = 1) -> NDArray[np.float32]:
+    def predict(
+        self,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        *,
+        threads: int = 1,
+        cancellation: Cancellation | None = None,
+    ) -> NDArray[np.float32]:
         """Return the full network's class scores, float32 `[N, classes]`, from its batch-norm statistics.
 
-        `images` are as in `step`, any number of them: they are worked on a few at a time, so that memory is bounded.
+        `images` and `cancellation` are as in `step`. There may be any number of images: they are worked on a few at a
+        time, so that memory is bounded.
         """
         check_images(self._plan, images, "images")
         threads = checked_threads(threads)
@@ -131,17 +150,22 @@ class Engine:
         scores = np.empty((len(images), self._plan.classes), dtype=np.float32)
         for start in range(0, len(images), at_once):
             part = slice(start, start + at_once)
-            scores[part] = self._backend.predict(images[part], threads)
+            scores[part] = self._backend.predict(images[part], threads, cancellation)
         return scores
 
     def measure_statistics(
-        self, batches: Iterable[NDArray[np.uint8] | NDArray[np.float32]], *, threads: int = 1
+        self,
+        batches: Iterable[NDArray[np.uint8] | NDArray[np.float32]],
+        *,
+        threads: int = 1,
+        cancellation: Cancellation | None = None,
     ) -> dict[str, NDArray[np.float32]]:
         """Return the full network's batch-norm statistics over these batches of images; the engine does not change.
 
         Every batch goes through the full network, not augmented and without element-wise dropout, normalised by its
         own statistics. Means and variances are then pooled over all images: the mean, and the unbiased variance,
         of every value that a batch norm saw. A network without batch norm has no statistics: the result is empty.
+        `cancellation` is as in `step`.
         """
         threads = checked_threads(threads)
         if not self._plan.statistics:
@@ -151,7 +175,7 @@ class Engine:
             where = f"batch {number} of images"
             check_images(self._plan, images, where)
             check_batch_norm(self._plan, len(images), where)
-            for name, (mean, variance) in self._backend.batch_moments(images, threads).items():
+            for name, (mean, variance) in self._backend.batch_moments(images, threads, cancellation).items():
                 count = len(images) * math.prod(self._plan.shapes[name][1:])
                 batch = Moments(count, mean, variance * count)
                 pooled[name] = pooled[name].merge(batch) if name in pooled else batch

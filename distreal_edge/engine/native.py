@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge import _native
+from distreal_edge.engine.checks import cancellation_of
 from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network.native_plan import MAXIMUM_BATCH, by_operation
 from distreal_edge.network.operations import BatchNorm, Dropout
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from distreal_edge._native import Cancellation
     from distreal_edge.dropout import Subset
     from distreal_edge.engine.checks import Images
     from distreal_edge.network import Plan
@@ -48,7 +50,7 @@ class NativeBackend:
             chosen = _native.instruction_set()
         except ValueError as error:  # the environment asks for one that is unknown, or is not this processor's
             raise ConfigError(str(error)) from None
-        with _memory_for("the network's engine", "use a network with smaller maps or fewer filters"):
+        with _explained("the network's engine", "use a network with smaller maps or fewer filters"):
             self._engine = _native.Engine(
                 plan.native, by_operation(plan, weights), by_operation(plan, self.momentum), chosen
             )
@@ -77,44 +79,42 @@ class NativeBackend:
         momentum: float,
         weight_decay: float,
         threads: int,
+        cancellation: Cancellation | None = None,
     ) -> float:
         """Train the survivors on one mini-batch; return the mean loss before the update."""
         _check_count(images)
         kept = subset.mask(self._plan.sizes)
-        with self._turn:
-            before = rng.bit_generator.state
-            try:
-                with _memory_for(f"a step over {len(images)} images", "make the batch smaller"):
-                    corners, flips = draw_augmentation(len(images), self._plan.preprocessing, rng)
-                    return self._engine.step(
-                        _plain(images),
-                        labels,
-                        kept,
-                        corners=None if corners is None else corners.astype(np.int32),
-                        flips=flips,
-                        draws=self._dropout_draws(kept, len(images), rng),
-                        lr=lr,
-                        momentum=momentum,
-                        weight_decay=weight_decay,
-                        threads=min(threads, _MOST_THREADS),
-                    )
-            except ConfigError:
-                rng.bit_generator.state = before  # a call that is refused draws nothing
-                raise
+        with self._turn, _explained(f"a step over {len(images)} images", "make the batch smaller"):
+            corners, flips = draw_augmentation(len(images), self._plan.preprocessing, rng)
+            return self._engine.step(
+                _plain(images),
+                labels,
+                kept,
+                corners=None if corners is None else corners.astype(np.int32),
+                flips=flips,
+                draws=self._dropout_draws(kept, len(images), rng),
+                lr=lr,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                threads=min(threads, _MOST_THREADS),
+                cancellation=cancellation,
+            )
 
-    def predict(self, images: Images, threads: int) -> NDArray[np.float32]:
+    def predict(self, images: Images, threads: int, cancellation: Cancellation | None = None) -> NDArray[np.float32]:
         """Return the full network's class scores `[N, classes]`."""
         scores = np.empty((len(images), self._plan.classes), dtype=np.float32)
-        with self._turn, _memory_for(f"a pass over {len(images)} images", "give fewer at a time"):
-            self._engine.predict(_plain(images), scores, min(threads, _MOST_THREADS))
+        with self._turn, _explained(f"a pass over {len(images)} images", "give fewer at a time"):
+            self._engine.predict(_plain(images), scores, min(threads, _MOST_THREADS), cancellation)
         return scores
 
-    def batch_moments(self, images: Images, threads: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def batch_moments(
+        self, images: Images, threads: int, cancellation: Cancellation | None = None
+    ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return mean and biased variance per channel of what every batch norm of the full network sees."""
         _check_count(images)
         names = [operation.name for operation in self._plan.operations if isinstance(operation, BatchNorm)]
-        with self._turn, _memory_for(f"a pass over {len(images)} images", "give fewer at a time"):
-            moments = self._engine.batch_moments(_plain(images), min(threads, _MOST_THREADS))
+        with self._turn, _explained(f"a pass over {len(images)} images", "give fewer at a time"):
+            moments = self._engine.batch_moments(_plain(images), min(threads, _MOST_THREADS), cancellation)
         return dict(zip(names, moments, strict=True))
 
     def _dropout_draws(
@@ -141,11 +141,13 @@ def _plain(images: Images) -> Images:
 
 
 @contextmanager
-def _memory_for(what: str, remedy: str) -> Iterator[None]:
+def _explained(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except MemoryError:
         raise ConfigError(f"{what} does not fit into this machine's memory; {remedy}") from None
+    except _native.CancelledError:
+        raise cancellation_of(what) from None
 
 
 @cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distreal_edge.engine.checks import check_not_cancelled
 from distreal_edge.errors import ConfigError
 from distreal_edge.network.preprocessing import augment, normalise
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from distreal_edge._native import Cancellation
     from distreal_edge.dropout import Subset
     from distreal_edge.engine.checks import Images
     from distreal_edge.network import Plan
@@ -51,19 +54,26 @@ class ReferenceBackend:
         momentum: float,
         weight_decay: float,
         threads: int,
+        cancellation: Cancellation | None = None,
     ) -> float:
         """Train the survivors on one mini-batch; return the mean loss before the update."""
+        check = partial(check_not_cancelled, cancellation, f"a step over {len(images)} images")
+        check()
         self._executor.use_threads(threads)
-        augmented = augment(images, self._plan.preprocessing, rng)
-        return self._executor.step(self._prepared(augmented), labels, subset, lr, momentum, weight_decay, rng)
+        prepared = self._prepared(augment(images, self._plan.preprocessing, rng))
+        return self._executor.step(prepared, labels, subset, lr, momentum, weight_decay, rng, before_update=check)
 
-    def predict(self, images: Images, threads: int) -> NDArray[np.float32]:
+    def predict(self, images: Images, threads: int, cancellation: Cancellation | None = None) -> NDArray[np.float32]:
         """Return the full network's class scores `[N, classes]`."""
+        check_not_cancelled(cancellation, f"a pass over {len(images)} images")
         self._executor.use_threads(threads)
         return self._executor.predict(self._prepared(images)).astype(np.float32, copy=False)
 
-    def batch_moments(self, images: Images, threads: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    def batch_moments(
+        self, images: Images, threads: int, cancellation: Cancellation | None = None
+    ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return mean and biased variance per channel of what every batch norm of the full network sees."""
+        check_not_cancelled(cancellation, f"a pass over {len(images)} images")
         self._executor.use_threads(threads)
         return self._executor.batch_moments(self._prepared(images))
 

@@ -82,8 +82,13 @@ class ReferenceExecutor:
         momentum: float,
         weight_decay: float,
         rng: np.random.Generator,
+        *,
+        before_update: Callable[[], object] = lambda: None,
     ) -> float:
-        """Train the survivors on prepared images `[N, C, H, W]`; return the mean loss before the update."""
+        """Train the survivors on prepared images `[N, C, H, W]`; return the mean loss before the update.
+
+        Nothing has changed when `before_update` is called; if it raises, nothing will.
+        """
         survivors = _Survivors.of(self.plan, subset)
         parts = _read_parts(self.plan, self.weights, survivors)
 
@@ -96,6 +101,7 @@ class ReferenceExecutor:
             leaves = [part.values for part in trained]
             gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, leaves, allow_unused=True)
 
+        before_update()
         # SGD as torch.optim.SGD does it, on the touched elements; all others keep every bit.
         with torch.no_grad():
             for part, gradient in zip(trained, gradients, strict=True):
