@@ -189,6 +189,9 @@ class TwoCores:
     def sample(self) -> Availability:
         return Availability(2.0, 1e9)
 
+    def quiet_cpus(self) -> tuple[int, ...]:
+        return ()
+
 
 class Device:
     """A daemon in a thread."""
