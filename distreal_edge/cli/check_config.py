@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from distreal_edge.errors import DataError
+
 __all__ = ["check_config"]
 
 _ROLES: Final = ("device", "federation")
@@ -16,7 +18,10 @@ _ROLES: Final = ("device", "federation")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--role", type=click.Choice(_ROLES), help="Whose file it is, when its keys do not tell.")
 def check_config(path: Path, role: str | None) -> None:
-    """Check a configuration file, and the files it names, without starting anything or reading datasets."""
+    """Check a configuration file, and the files it names, without starting anything or reading datasets.
+
+    Exit codes: 0 it is sound; 2 to 5 as everywhere, with one line that says what is wrong and where.
+    """
     from distreal_edge.cli.aggregate import prepare  # noqa: PLC0415 - --help must be quick
     from distreal_edge.cli.run import load_profile, load_trace  # noqa: PLC0415
     from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
@@ -27,8 +32,15 @@ def check_config(path: Path, role: str | None) -> None:
     broker_arguments(config.broker)
     if isinstance(config, FederationConfig):
         prepare(config)
+        _check_root("evaluation.root", config.evaluation.root)
     else:
         load_trace(config.resources)
         load_profile(config.resources)
+        _check_root("data.root", config.data.root)
     whose = "the federation" if isinstance(config, FederationConfig) else "a device"
     click.echo(f"{path}: a sound configuration of {whose}")
+
+
+def _check_root(key: str, root: str | None) -> None:
+    if root is not None and not Path(root).expanduser().exists():
+        raise DataError(f"{key}: there is neither a file nor a folder {root}; docs/data.md says how to get images")

@@ -8,7 +8,16 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from distreal_edge.config.fields import Broker, Identifier, Positive, Section, Shard, Text
+from distreal_edge.config.fields import (
+    Broker,
+    Identifier,
+    Positive,
+    Section,
+    Shard,
+    Text,
+    check_dataset,
+    check_path,
+)
 from distreal_edge.device import OwnerLimits, QuietHours
 from distreal_edge.errors import ConfigError
 
@@ -25,6 +34,10 @@ class DeviceData(Section, frozen=True):
     name: Text
     root: Text | None = None
     shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is such a dataset."""
+        check_dataset(self.name, self.root)
 
 
 class Resources(Section, frozen=True):
@@ -50,6 +63,8 @@ class Resources(Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Check that texts can be read, and that what is free is said in one way only."""
+        for key in ("pause_file", "profile", "trace"):
+            check_path(key, getattr(self, key))
         self.limits()
         real = ("most_cores", "most_memory", "quiet_hours", "highest_temperature_c", "pause_file", "profile")
         for key in real if self.trace is not None else ():
@@ -63,7 +78,7 @@ class Resources(Section, frozen=True):
             most_memory_bytes=None if self.most_memory is None else _bytes(self.most_memory),
             quiet_hours=tuple(_hours(text) for text in self.quiet_hours),
             highest_temperature_c=self.highest_temperature_c,
-            pause_file=None if self.pause_file is None else _path(self.pause_file),
+            pause_file=None if self.pause_file is None else Path(self.pause_file).expanduser(),
             train_on_battery=self.on_battery == "train",
         )
 
@@ -79,6 +94,10 @@ class DeviceConfig(Section, frozen=True):
     resources: Resources = Resources()
     log_steps: bool = False
 
+    def __post_init__(self) -> None:
+        """Check that the state folder can be found."""
+        check_path("state", self.state)
+
 
 def _bytes(text: str) -> float:
     match = _MEMORY.fullmatch(text)
@@ -86,13 +105,6 @@ def _bytes(text: str) -> float:
     if size <= 0.0:
         raise ConfigError(f"most_memory: {text!r} is no amount; write a number and MB, GB, MiB or GiB, as '1.5 GiB'")
     return size
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"pause_file: {text!r} is in a home folder that is not known; write the whole path") from None
 
 
 def _hours(text: str) -> QuietHours:

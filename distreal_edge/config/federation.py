@@ -8,7 +8,19 @@ import msgspec
 
 from distreal_edge import zoo
 from distreal_edge.aggregator import check_ceilings
-from distreal_edge.config.fields import Broker, Fraction, Identifier, Number, Positive, Section, Text, Whole
+from distreal_edge.config.fields import (
+    Broker,
+    Fraction,
+    Identifier,
+    Number,
+    Positive,
+    Section,
+    Text,
+    Whole,
+    check_dataset,
+    check_path,
+    meant,
+)
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError
 from distreal_edge.search import shipped_table
@@ -48,11 +60,13 @@ class NetworkChoice(Section, frozen=True, omit_defaults=True):
             if self.file is None:
                 raise ConfigError("zoo: give the name of a network in the zoo, or the file of one")
             _check_alone(self, "file", "the network's file says that itself")
+            check_path("file", self.file)
             return
         if self.file is not None:
             raise ConfigError("file: give either a file or a name in the zoo, not both")
         if self.zoo not in zoo.NETWORKS:
-            raise ConfigError(f"zoo: no network is called {self.zoo!r}; choose one of {', '.join(zoo.NETWORKS)}")
+            guess = meant(self.zoo, zoo.NETWORKS)
+            raise ConfigError(f"zoo: no network is called {self.zoo!r}; {guess}choose one of {', '.join(zoo.NETWORKS)}")
         if bool(self.mean) != bool(self.std):
             present, absent = ("mean", "std") if self.mean else ("std", "mean")
             raise ConfigError(f"{present}: normalising needs {absent} as well")
@@ -79,6 +93,7 @@ class TableChoice(Section, frozen=True, omit_defaults=True):
             raise ConfigError("name: give either a file or the name of a table of the package, not both")
         if self.file is not None:
             _check_alone(self, "file", "the table's file says that itself")
+            check_path("file", self.file)
         if self.name is not None:
             _check_alone(self, "name", "the table says that itself")
             try:
@@ -86,7 +101,10 @@ class TableChoice(Section, frozen=True, omit_defaults=True):
             except ConfigError as error:
                 raise ConfigError(f"name: {error}") from None
         if self.draw not in DRAW_POLICIES:
-            raise ConfigError(f"draw: no policy is called {self.draw!r}; choose one of {', '.join(DRAW_POLICIES)}")
+            guess = meant(self.draw, DRAW_POLICIES)
+            raise ConfigError(
+                f"draw: no policy is called {self.draw!r}; {guess}choose one of {', '.join(DRAW_POLICIES)}"
+            )
 
 
 class Rounds(Section, frozen=True):
@@ -162,6 +180,8 @@ class Evaluation(Section, frozen=True):
             for key in ("root", "images", "calibration_images"):
                 if getattr(self, key):
                     raise ConfigError(f"{key}: needs the dataset's name as well")
+        else:
+            check_dataset(self.name, self.root)
         if self.calibration_images == 1:
             raise ConfigError("calibration_images: one image has no statistics; give 0, or at least 2")
 
@@ -185,7 +205,8 @@ class FederationConfig(Section, frozen=True):
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
-        """Check the order of the ceilings."""
+        """Check the order of the ceilings, and that the state folder can be found."""
+        check_path("state", self.state)
         check_ceilings([(step.from_share, step.ceiling) for step in self.ceiling])
 
 

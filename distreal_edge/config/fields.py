@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import difflib
+import ipaddress
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
+from distreal_edge.data.load import SOURCES
 from distreal_edge.errors import ConfigError
+from distreal_edge.transport.tls import check_plaintext
 
-__all__ = ["PATTERNS", "Broker", "Fraction", "Identifier", "Number", "Positive", "Section", "Shard", "Text", "Whole"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "PATTERNS",
+    "Broker",
+    "Fraction",
+    "Identifier",
+    "Number",
+    "Positive",
+    "Section",
+    "Shard",
+    "Text",
+    "Whole",
+    "check_dataset",
+    "check_path",
+    "meant",
+]
 
 _IDENTIFIER: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
 _TEXT: Final = r"\A[^\x00-\x1f\x7f]*\Z"
@@ -17,6 +40,9 @@ PATTERNS: Final = {
     _TEXT: "control characters cannot stand here",
 }
 """What to do about a text that does not match, by pattern."""
+_CLOSE: Final = 0.65
+"""How alike two words must be, of 1, for one to be taken for the other: `hostname` is meant to be `host`."""
+_HOST: Final = re.compile(r"[^\s/:@\[\]]+")
 
 Identifier = Annotated[str, msgspec.Meta(pattern=_IDENTIFIER)]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=_TEXT)]
@@ -44,6 +70,19 @@ class Broker(Section, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
     allow_plaintext: bool = False
 
+    def __post_init__(self) -> None:
+        """Check that the host is one, and that the way to it may be open to others."""
+        if not (_HOST.fullmatch(self.host) or _is_address(self.host)):
+            raise ConfigError(
+                f"host: {self.host!r} is more than a name or an address; write mqtt://pi.lan:1884 as host = 'pi.lan' "
+                "and port = 1884"
+            )
+        if not self.allow_plaintext:
+            try:
+                check_plaintext(self.host, allowed=False)
+            except ConfigError as error:
+                raise ConfigError(f"host: {error}") from None
+
 
 class Shard(Section, frozen=True):
     """Which part of a dataset this device holds, when boards share one dataset for an experiment.
@@ -63,3 +102,37 @@ class Shard(Section, frozen=True):
         """Check that there is such a shard."""
         if self.index >= self.shards:
             raise ConfigError(f"index: {self.index} is too large, {self.shards} shards are counted from 0")
+
+
+def meant(given: str, known: Iterable[str]) -> str:
+    """Ask whether the nearest of the known words is meant; empty when none is near."""
+    small, words = given.lower(), list(known)
+    near = difflib.get_close_matches(small, words, n=1, cutoff=_CLOSE)
+    near = near or [word for word in words if len(small) > 2 and word.startswith(small)]
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def check_dataset(name: str, root: str | None) -> None:
+    """Raise `ConfigError` unless there is such a dataset, and enough is said to find it; nothing is read."""
+    if name not in SOURCES:
+        message = f"name: no dataset is called {name!r}; {meant(name, SOURCES)}choose one of {', '.join(SOURCES)}"
+        raise ConfigError(message)
+    if root is None and SOURCES[name].needs_root:
+        raise ConfigError(f"name: {name} needs root as well, the file or folder to read")
+    check_path("root", root)
+
+
+def check_path(key: str, text: str | None) -> None:
+    """Raise `ConfigError` when a path begins in a home folder that nobody knows."""
+    try:
+        Path(text or "").expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{key}: {text!r} is in a home folder that is not known; write the whole path") from None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -219,6 +219,13 @@ def test_check_config_reads_the_files_that_are_named(cli: Run, write: Any, tmp_p
     failed(cli("check-config", write(files)), 3, "net.safetensors: ")
 
 
+def test_check_config_looks_for_images_where_they_are_said_to_be(cli: Run, write: Any, tmp_path: Path) -> None:
+    text = DEVICE.format(root=tmp_path / "none.npz")
+    failed(cli("check-config", write(text)), 4, f"data.root: there is neither a file nor a folder {tmp_path}/none.npz")
+    text = FEDERATION + f'[evaluation]\nname = "npz"\nroot = "{tmp_path}/none.npz"\n'
+    failed(cli("check-config", write(text)), 4, "evaluation.root: there is neither a file nor a folder")
+
+
 def test_check_config_holds_a_table_of_the_package_against_the_network(cli: Run, write: Any) -> None:
     name = next(name for name in shipped_tables() if name.startswith("resnet20-cifar10-"))
     sound = f"""\
