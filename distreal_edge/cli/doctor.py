@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,9 +16,8 @@ from distreal_edge.errors import ConfigError, DistrealError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from distreal_edge.config import DeviceConfig, FederationConfig
+    from distreal_edge.config import Broker, DeviceConfig, FederationConfig
     from distreal_edge.doctor import Finding, ImagesReading
-    from distreal_edge.dropout import Profile
 
 __all__ = ["doctor"]
 
@@ -102,7 +101,7 @@ def _examine(path: Path | None) -> Iterator[Finding]:
 
 
 def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
-    from distreal_edge.cli.run import load_trace  # noqa: PLC0415
+    from distreal_edge.cli.run import load_profile, load_trace  # noqa: PLC0415
     from distreal_edge.config import DeviceConfig, find_role, load_config  # noqa: PLC0415
     from distreal_edge.doctor import Finding  # noqa: PLC0415
 
@@ -110,6 +109,7 @@ def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
         config = load_config(path, find_role(path))
         if isinstance(config, DeviceConfig):
             load_trace(config.resources)
+            load_profile(config.resources)
     except DistrealError as error:
         return None, Finding("configuration", str(error), "mend the file; docs/configuration.md has every key")
     return config, Finding("configuration", f"{path} is sound")
@@ -117,33 +117,46 @@ def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
 
 def _of_configuration(path: Path, config: DeviceConfig | FederationConfig) -> Iterator[Finding]:
     from distreal_edge import doctor as checks  # noqa: PLC0415
-    from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
-    from distreal_edge.config import FederationConfig  # noqa: PLC0415
+    from distreal_edge.config import DeviceConfig  # noqa: PLC0415
 
-    try:
-        tls = broker_arguments(config.broker).get("tls")
-        yield checks.judge_broker(checks.read_broker(config.broker.host, config.broker.port, tls))
-    except DistrealError as error:
-        tls = None
-        yield checks.Finding("broker", str(error), "allow_plaintext = true under [broker], if you trust the network")
-    if tls is not None:
-        yield from checks.judge_certificates(checks.read_certificates(tls), time.time())
+    broker, findings = _broker(config.broker)
+    yield from findings
     state = Path(config.state).expanduser()
-    needed_bytes = _ROOM_BYTES
-    if isinstance(config, FederationConfig):
+    name: str | None
+    if isinstance(config, DeviceConfig):
+        yield from _profile_of(config, broker)
+        needed_bytes, name = _ROOM_BYTES, config.data.name
+    else:
         findings, model_bytes = _network(config)
         yield from findings
-        needed_bytes += model_bytes * max(0, config.rounds.number + 1 - len(list(state.glob("models/*.safetensors"))))
+        models = max(0, config.rounds.number + 1 - len(list(state.glob("models/*.safetensors"))))
+        needed_bytes, name = _ROOM_BYTES + model_bytes * models, config.evaluation.name
     yield from checks.judge_disk(checks.read_disk(state), needed_bytes=needed_bytes)
-    name = config.evaluation.name if isinstance(config, FederationConfig) else config.data.name
     if name is not None:
         yield checks.judge_images(_images(path, name))
 
 
+def _broker(broker: Broker) -> tuple[dict[str, Any] | None, list[Finding]]:
+    """Return a session's arguments if the broker can be reached, and what is to be said of it and of certificates."""
+    from distreal_edge import doctor as checks  # noqa: PLC0415
+    from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
+
+    try:
+        arguments = broker_arguments(broker)
+        reading = checks.read_broker(broker.host, broker.port, arguments.get("tls"))
+    except DistrealError as error:
+        return None, [checks.Finding("broker", str(error), "mend [broker]; docs/configuration.md has every key")]
+    findings = [checks.judge_broker(reading)]
+    if arguments.get("tls") is not None:
+        findings += checks.judge_certificates(checks.read_certificates(arguments["tls"]), time.time())
+    return arguments if findings[0].passed else None, findings
+
+
 def _network(config: FederationConfig) -> tuple[list[Finding], int]:
     """Return what is to be said of network, table and profile, and how many bytes a model has."""
+    from distreal_edge.bench import describe_machine  # noqa: PLC0415
     from distreal_edge.cli.aggregate import prepare  # noqa: PLC0415
-    from distreal_edge.doctor import Finding  # noqa: PLC0415
+    from distreal_edge.doctor import Finding, judge_profile  # noqa: PLC0415
 
     try:
         prepared = prepare(config)
@@ -153,19 +166,22 @@ def _network(config: FederationConfig) -> tuple[list[Finding], int]:
     named = config.network.file or config.network.zoo
     findings = [Finding("network and table", f"{named}, {len(table.rows)} rows that were made for it")]
     if table.profile is not None:
-        findings.append(_profile(table.profile, f"{named} --table {config.table.file}"))
+        again = f"distreal-edge profile {named} --table {config.table.file}"
+        findings.append(judge_profile(table.profile, describe_machine().processor, again))
     return findings, len(network.to_bytes())
 
 
-def _profile(profile: Profile, arguments: str) -> Finding:
+def _profile_of(config: DeviceConfig, broker: dict[str, Any] | None) -> Iterator[Finding]:
+    """Yield what is to be said of the profile that a device's configuration names, if it does."""
     from distreal_edge.bench import describe_machine  # noqa: PLC0415
-    from distreal_edge.doctor import Finding  # noqa: PLC0415
+    from distreal_edge.cli.run import load_profile  # noqa: PLC0415
+    from distreal_edge.doctor import judge_profile, read_table_digest  # noqa: PLC0415
 
-    here = describe_machine().processor
-    found = f"measured on {profile.machine.processor} with {profile.instruction_set} kernels"
-    if profile.machine.processor == here:
-        return Finding("profile", found)
-    return Finding("profile", f"{found}; this is {here}", f"measure it here: distreal-edge profile {arguments}")
+    profile = load_profile(config.resources)
+    if profile is not None:
+        table = None if broker is None else read_table_digest(config.federation, **broker)
+        again = f"distreal-edge profile NETWORK --table TABLE --out {config.resources.profile}"
+        yield judge_profile(profile, describe_machine().processor, again, table=table)
 
 
 def _images(path: Path, name: str) -> ImagesReading:

@@ -15,6 +15,7 @@ from distreal_edge.doctor.finding import Finding
 from distreal_edge.doctor.heat import HeatReading, judge_heat, read_heat
 from distreal_edge.doctor.images import ImagesReading, judge_images
 from distreal_edge.doctor.limits import LimitsReading, judge_limits, read_limits
+from distreal_edge.doctor.profile import judge_profile, read_table_digest
 from distreal_edge.doctor.program import ProgramReading, judge_program, read_program
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "judge_heat",
     "judge_images",
     "judge_limits",
+    "judge_profile",
     "judge_program",
     "read_broker",
     "read_certificates",
@@ -46,5 +48,6 @@ __all__ = [
     "read_heat",
     "read_limits",
     "read_program",
+    "read_table_digest",
     "run_child",
 ]

@@ -20,10 +20,10 @@ from distreal_edge import zoo
 from distreal_edge.cli import doctor as module
 from distreal_edge.config import FederationConfig, load_config
 from distreal_edge.doctor import EngineReading
-from distreal_edge.dropout import profile_path
+from distreal_edge.dropout import Profile, profile_path
 from distreal_edge.search import uniform_table
 from distreal_edge.status import StatusSocket
-from distreal_edge.transport import EmbeddedBroker
+from distreal_edge.transport import BlobReference, EmbeddedBroker, Manifest, Session, Topics, Training, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_a_federation_is_looked_at_with_its_network_table_and_profile(cli: Run, 
     passed, said, remedy = found()["profile"]
     assert not passed
     assert said.startswith("measured on a board with ")
-    assert remedy == "measure it here: distreal-edge profile net.safetensors --table table.json"
+    assert remedy == "measure it on this board: distreal-edge profile net.safetensors --table table.json"
     path.write_text(json.dumps(elsewhere | {"table": "0" * 64}))
     assert "the profile belongs to the table" in found()["network and table"][1]
     path.unlink()
@@ -130,6 +130,37 @@ def test_a_federation_is_looked_at_with_its_network_table_and_profile(cli: Run, 
     passed, said, _ = found()["network and table"]
     assert not passed
     assert "table.json: the table belongs to the network" in said
+
+
+def test_a_devices_profile_is_held_against_the_table_that_its_federation_trains_with(
+    cli: Run, device: Callable[..., str], tmp_path: Path
+) -> None:
+    network = zoo.resnet8(image_size=8, classes=2)
+    uniform_table(network, rows=2).save(tmp_path / "table.json")
+    network.save(tmp_path / "net.safetensors")
+    measured = cli("profile", "net.safetensors", "--table", "table.json", "--threads", "1", "--batch", "2",
+                   "--seconds", "0.001", "--cool-down", "0", "--force")  # fmt: skip
+    assert measured.returncode == 0
+    profile = Profile.load(profile_path(tmp_path / "table.json"))
+    more = '[resources]\nprofile = "table.profile.json"\n'
+    assert "measured on " in str(examined(cli, "--config", device(more=more))["profile"]["found"])
+
+    def manifest(digest: str) -> bytes:
+        blob = BlobReference(digest, 10, 1)
+        training = Training(8, 0.1, 0.9, 0.0, 1.0, 1.0, 0)
+        return encode(Manifest(1, blob, blob, 1.0, 2e9, 2e9, ("pi-1",), 1, "ordered", training))
+
+    topic = Topics("farm").round
+    with EmbeddedBroker() as broker, Session(host=broker.host, port=broker.port, client_id="aggregator") as session:
+        session.subscribe(topic)
+        session.wait_connected(30.0)
+        for digest, passed in ((profile.table, True), ("0" * 64, False)):
+            session.publish_retained(topic, manifest(digest)).wait()
+            found = examined(cli, "--config", device(port=broker.port, more=more))["profile"]
+            assert found["passed"] is passed
+        assert "the federation trains with 000000000000" in str(found["found"])
+        session.publish_retained(topic, b"no manifest").wait()
+        assert examined(cli, "--config", device(port=broker.port, more=more))["profile"]["passed"]
 
 
 def test_images_that_do_not_fit_the_network_are_a_problem(cli: Run, tmp_path: Path) -> None:
