@@ -5,13 +5,14 @@ from __future__ import annotations
 from distreal_edge.device.board import Availability, Board, Ran, RealBoard, TraceBoard
 from distreal_edge.device.daemon import DeviceDaemon
 from distreal_edge.device.guest import become_guest
+from distreal_edge.device.measuring import measure_speed
 from distreal_edge.device.monitor import Monitor
 from distreal_edge.device.owner import OwnerLimits, QuietHours
 from distreal_edge.device.pace import Choice, Pace, Speed
 from distreal_edge.device.rounds import DeviceRounds
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.trace import Trace
-from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
+from distreal_edge.device.trainer import MiniBatch, train_round
 from distreal_edge.device.update import Update, UpdateHeader, decode_update, encode_update, most_bytes
 
 __all__ = [

@@ -6,15 +6,17 @@ follows a trace; a simulator will hand it one in virtual time.
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from distreal_edge.device.guest import confine_threads
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from distreal_edge.device.monitor import Monitor
     from distreal_edge.device.trace import Trace
@@ -58,7 +60,12 @@ class Availability:
 
 
 class Board(Protocol):
-    """Where a mini-batch runs."""
+    """Where a mini-batch runs.
+
+    On an `emulated` board time passes as if: only when work is done does it know when it would have ended.
+    """
+
+    emulated: bool
 
     def now(self) -> float:
         """Return the time in unix seconds."""
@@ -72,9 +79,14 @@ class Board(Protocol):
     def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
         """Let time pass until then, or until `stopped()`."""
 
+    def call_at(self, time_s: float, action: Callable[[], object]) -> AbstractContextManager[object]:
+        """Call `action` at that time in another thread, unless the context was left; never on an emulated board."""
+
 
 class RealBoard:
     """This very machine. Its threads work on the CPUs that others use least."""
+
+    emulated = False
 
     def __init__(self, monitor: Monitor) -> None:
         """Take availability from a monitor."""
@@ -109,6 +121,17 @@ class RealBoard:
         while (left_s := time_s - time.time()) > 0.0 and not stopped():
             time.sleep(min(_LOOK_S, left_s))
 
+    @contextmanager
+    def call_at(self, time_s: float, action: Callable[[], object]) -> Iterator[None]:
+        """Call `action` at that time, in a thread that ends with the context."""
+        timer = threading.Timer(max(0.0, time_s - time.time()), action)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
 
 class TraceBoard:
     """A board that has free what a trace says, each core `core_speed` times as fast as one here.
@@ -117,6 +140,8 @@ class TraceBoard:
     with as many threads as were asked for, would have taken. Other load on this machine therefore does not show, as
     long as there is some CPU left.
     """
+
+    emulated = True
 
     def __init__(self, trace: Trace, *, core_speed: float, stop: threading.Event) -> None:
         """Start the trace now. `stop` ends every wait at once."""
@@ -151,3 +176,7 @@ class TraceBoard:
         while (left_s := time_s - time.time()) > 0.0 and not stopped():
             if self._stop.wait(min(_LOOK_S, left_s)):
                 return
+
+    def call_at(self, _time_s: float, _action: Callable[[], object]) -> AbstractContextManager[object]:
+        """Call nothing: whoever has work done here is told when it would have ended."""
+        return nullcontext()

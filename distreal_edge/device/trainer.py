@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge.data import Batches
-from distreal_edge.device.pace import Pace, Pause, Speed
+from distreal_edge.device.measuring import measure_statistics
+from distreal_edge.device.pace import Pace, Pause
 from distreal_edge.device.update import SurvivorLog, Update, UpdateHeader
 from distreal_edge.dropout import Draws, filter_counts
-from distreal_edge.engine import Engine
+from distreal_edge.engine import Cancellation, Engine
+from distreal_edge.errors import CancellationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from distreal_edge.data import Dataset
-    from distreal_edge.device.board import Board
-    from distreal_edge.dropout import Table
+    from distreal_edge.device.board import Availability, Board, Ran
+    from distreal_edge.device.pace import Choice, Speed
+    from distreal_edge.dropout import Subset, Table
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest
 
-__all__ = ["MiniBatch", "measure_speed", "round_seed", "train_round"]
+__all__ = ["MiniBatch", "round_seed", "train_round"]
 
 _log = logging.getLogger(__name__)
-_STATISTICS_BATCH = 32
-_STATISTICS_SHARE = 0.25
-_MEASURED_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +63,6 @@ def round_seed(manifest: Manifest, device: str) -> tuple[int, int, int]:
     return (manifest.seed, manifest.number, zlib.crc32(device.encode()))
 
 
-def measure_speed(
-    network: Network, table: Table, dataset: Dataset, board: Board, batch: int, until_s: float
-) -> dict[int, float]:
-    """Return the seconds that one core of this board takes per image with some of the table's rows.
-
-    Trains a copy of the network for a few mini-batches of each; the first, which only warms caches up, is not counted.
-    The cheapest row is always measured, the widest one as well unless that would last beyond `until_s`.
-    """
-    engine = Engine(network)
-    batches = Batches(dataset, batch, np.random.default_rng(0))
-    measured: dict[int, float] = {}
-    began_s = board.now()
-    for number in dict.fromkeys((0, len(table.rows) - 1)):
-        row = table.rows[number]
-        if measured and began_s + (board.now() - began_s) * row.macs / table.rows[0].macs > until_s:
-            break
-        subset = network.draw(row.vector, np.random.default_rng(0))
-        least = math.inf
-        for _ in range(1 + _MEASURED_STEPS):
-            images, labels = next(batches)
-            ran = board.run(lambda threads: engine.step(images, labels, subset, lr=1e-6, threads=threads), 1)  # noqa: B023
-            least = min(least, ran.core_seconds / len(images))
-        measured[number] = least
-    return measured
-
-
 def train_round(
     *,
     manifest: Manifest,
@@ -101,99 +75,161 @@ def train_round(
     speed: Speed,
     stopped: Callable[[], bool],
     report: Callable[[MiniBatch], None],
+    cancellation: Cancellation | None = None,
 ) -> Update:
     """Train until the round's work is done, its time is over or `stopped()`, and return the update.
 
-    `report` is called after every mini-batch. The network itself is left as it is. Training that diverges is thrown
-    away: what comes back then holds the statistics only, and no images.
+    `report` is called after every mini-batch. The network itself is left as it is. A mini-batch that is not finished by
+    the end of the training time, or when somebody cancels, is thrown away, and what was trained before it stays.
+    Training that diverges is thrown away as a whole: what comes back then holds the statistics only, and no images.
+    Raises `CancellationError` when the statistics are not measured by then.
     """
-    settings = manifest.training
-    seed = round_seed(manifest, device)
-    engine = Engine(network, seed=seed)
-    draws = Draws(manifest.draw, network.plan.sizes, seed, manifest.number)
-    batches = Batches(dataset, settings.batch, np.random.default_rng(seed))
-    statistics, statistics_images = _measure(engine, network, dataset, manifest, board, stopped)
-    pace = _pace(manifest, network, table, len(dataset), batches.batch_size, speed)
-    survivors = SurvivorLog(network.plan)
-    images_done = mini_batches = macs = 0
-    loss_sum = 0.0
-    while not manifest.measure_only and not stopped():
-        time_s = board.now()
-        availability = board.availability()
-        choice = pace.choose(time_s, availability)
-        if choice is None:
-            break
-        if isinstance(choice, Pause):
-            board.wait_until(time_s + choice.seconds, stopped)
-            continue
-        row = table.rows[choice.row]
-        subset = draws(filter_counts(row.vector, network.plan.sizes))
-        if not survivors.has_room(subset):
-            _log.info("round %d: stops early: an update tells of no more different subsets", manifest.number)
-            break
-        images, labels = next(batches)
-        ran = board.run(
-            lambda threads: engine.step(
-                images,  # noqa: B023 - run is done before the next turn
-                labels,  # noqa: B023
-                subset,  # noqa: B023
-                lr=settings.lr,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                threads=threads,
-            ),
-            choice.threads,
+    cancellation = Cancellation() if cancellation is None else cancellation
+    training = _Training(manifest, network, table, dataset, device, board)
+    with board.call_at(manifest.train_until_s, cancellation.cancel):
+        statistics, statistics_images = measure_statistics(
+            training.engine, network.plan, dataset, manifest, board, stopped, cancellation
         )
-        # An emulated board whose cores went away is waited for until the round's training ends, and no longer: a real
-        # one always has some crumbs, and its mini-batch would end some time.
-        ends_s = time_s + ran.seconds
-        board.wait_until(min(ends_s, manifest.train_until_s), stopped)
-        pace.finished(choice, ran.seconds, ran.core_seconds)
-        survivors.add(subset, len(images))
-        mini_batches += 1
-        images_done += len(images)
-        macs += row.macs * len(images)
-        loss_sum += ran.result * len(images)
-        report(
-            MiniBatch(
-                time_s=time_s,
-                round=manifest.number,
-                mini_batch=mini_batches,
-                cores=availability.cores,
-                row=choice.row,
-                share=row.macs / table.rows[-1].macs,
-                threads=choice.threads,
-                predicted_s=choice.predicted_s,
-                seconds=ran.seconds if math.isfinite(ends_s) else max(0.0, manifest.train_until_s - time_s),
-                loss=ran.result,
-                images=len(images),
-            )
-        )
-        if not math.isfinite(ran.result):
-            break
-    changes = {name: engine.weights[name] - network.weights[name] for name in network.plan.parameters}
-    if not (math.isfinite(loss_sum) and all(np.isfinite(change).all() for change in changes.values())):
-        _log.warning(
-            "round %d: training diverged within %d mini-batches and is thrown away; a smaller learning rate may help",
-            manifest.number,
-            mini_batches,
-        )
-        survivors = SurvivorLog(network.plan)
-        images_done = mini_batches = macs = 0
-        changes = {name: np.zeros_like(change) for name, change in changes.items()}
+        pace = _pace(manifest, network, table, len(dataset), training.batch, speed)
+        while not manifest.measure_only and not stopped():
+            time_s = board.now()
+            availability = board.availability()
+            choice = pace.choose(time_s, availability)
+            if choice is None:
+                break
+            if isinstance(choice, Pause):
+                board.wait_until(time_s + choice.seconds, stopped)
+                continue
+            ran = training.run(choice, time_s, stopped, cancellation)
+            if ran is None:
+                break
+            pace.finished(choice, ran.seconds, ran.core_seconds)
+            report(training.describe(choice, ran, time_s, availability))
+            if not math.isfinite(ran.result):
+                break
+    changes, kept, kept_images = training.finish()
     header = UpdateHeader(
         uid=uid,
         device=device,
         round=manifest.number,
         model=manifest.model.digest,
-        images=images_done,
-        mini_batches=mini_batches,
-        macs=macs,
-        loss=loss_sum / images_done if images_done else None,
+        images=training.images,
+        mini_batches=training.mini_batches,
+        macs=training.macs,
+        loss=training.loss_sum / training.images if training.images else None,
         statistics_images=statistics_images,
     )
-    kept, kept_images = survivors.arrays()
     return Update(header, changes, statistics, kept, kept_images)
+
+
+class _Training:
+    """A round's training so far, one mini-batch after the other, and the sums that go into its update."""
+
+    def __init__(
+        self, manifest: Manifest, network: Network, table: Table, dataset: Dataset, device: str, board: Board
+    ) -> None:
+        seed = round_seed(manifest, device)
+        self.engine = Engine(network, seed=seed)
+        self.images = self.mini_batches = self.macs = 0
+        self.loss_sum = 0.0
+        self._manifest = manifest
+        self._network = network
+        self._table = table
+        self._board = board
+        self._draws = Draws(manifest.draw, network.plan.sizes, seed, manifest.number)
+        self._batches = Batches(dataset, manifest.training.batch, np.random.default_rng(seed))
+        self._survivors = SurvivorLog(network.plan)
+
+    @property
+    def batch(self) -> int:
+        """The images of a mini-batch: no more than the device has."""
+        return self._batches.batch_size
+
+    def run(self, choice: Choice, time_s: float, stopped: Callable[[], bool], cancellation: Cancellation) -> Ran | None:
+        """Train a mini-batch; None when there is no room for it in an update, or when it was not finished in time."""
+        row = self._table.rows[choice.row]
+        subset = self._draws(filter_counts(row.vector, self._network.plan.sizes))
+        if not self._survivors.has_room(subset):
+            _log.info("round %d: stops early: an update tells of no more different subsets", self._manifest.number)
+            return None
+        before = self._weights() if self._board.emulated else {}
+        images, labels = next(self._batches)
+        try:
+            ran = self._step(images, labels, subset, choice.threads, cancellation)
+        except CancellationError:
+            return None
+        ends_s = time_s + ran.seconds
+        # An emulated board whose cores went away is waited for until the round's training ends, and no longer.
+        self._board.wait_until(min(ends_s, self._manifest.train_until_s), stopped)
+        if self._board.emulated and ends_s > self._manifest.train_until_s:
+            for name, tensor in before.items():
+                self.engine.weights[name][...] = tensor
+            return None
+        self._survivors.add(subset, len(images))
+        self.mini_batches += 1
+        self.images += len(images)
+        self.macs += row.macs * len(images)
+        self.loss_sum += ran.result * len(images)
+        return ran
+
+    def describe(self, choice: Choice, ran: Ran, time_s: float, availability: Availability) -> MiniBatch:
+        """Return the mini-batch that was just trained as a line of `steps.csv`."""
+        rows = self._table.rows
+        return MiniBatch(
+            time_s=time_s,
+            round=self._manifest.number,
+            mini_batch=self.mini_batches,
+            cores=availability.cores,
+            row=choice.row,
+            share=rows[choice.row].macs / rows[-1].macs,
+            threads=choice.threads,
+            predicted_s=choice.predicted_s,
+            seconds=ran.seconds,
+            loss=ran.result,
+            images=self.batch,
+        )
+
+    def finish(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.int64]]:
+        """Return the changes of all parameters, and who survived how often; nothing of what diverged."""
+        changes = {name: tensor - self._network.weights[name] for name, tensor in self._weights(copied=False).items()}
+        if not (math.isfinite(self.loss_sum) and all(np.isfinite(change).all() for change in changes.values())):
+            _log.warning(
+                "round %d: training diverged within %d mini-batches and is thrown away; "
+                "a smaller learning rate may help",
+                self._manifest.number,
+                self.mini_batches,
+            )
+            self._survivors = SurvivorLog(self._network.plan)
+            self.images = self.mini_batches = self.macs = 0
+            changes = {name: np.zeros_like(change) for name, change in changes.items()}
+        return changes, *self._survivors.arrays()
+
+    def _step(
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        subset: Subset,
+        threads: int,
+        cancellation: Cancellation,
+    ) -> Ran:
+        settings = self._manifest.training
+        return self._board.run(
+            lambda threads: self.engine.step(
+                images,
+                labels,
+                subset,
+                lr=settings.lr,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                threads=threads,
+                cancellation=cancellation,
+            ),
+            threads,
+        )
+
+    def _weights(self, *, copied: bool = True) -> dict[str, NDArray[np.float32]]:
+        weights = {name: self.engine.weights[name] for name in self._network.plan.parameters}
+        return {name: tensor.copy() for name, tensor in weights.items()} if copied else weights
 
 
 def _pace(manifest: Manifest, network: Network, table: Table, images: int, batch: int, speed: Speed) -> Pace:
@@ -212,47 +248,3 @@ def _pace(manifest: Manifest, network: Network, table: Table, images: int, batch
         train_until_s=manifest.train_until_s,
         peak_bytes=memory,
     )
-
-
-def _measure(
-    engine: Engine,
-    network: Network,
-    dataset: Dataset,
-    manifest: Manifest,
-    board: Board,
-    stopped: Callable[[], bool],
-) -> tuple[Mapping[str, NDArray[np.float32]], int]:
-    """Measure batch-norm statistics of the model as it was received, on a few images in fixed-size batches.
-
-    At most a part of the round's time goes into them, so that a weak board trains as well; fewer images are measured
-    then, at least one batch. An emulated board does not stretch this time.
-    """
-    wanted = min(manifest.training.statistics_images, len(dataset))
-    if wanted < 2 or not network.plan.statistics:  # the variance of a single value says nothing
-        return {}, 0
-    rng = np.random.default_rng((manifest.seed, manifest.number))
-    chosen = rng.permutation(len(dataset))[:wanted]
-    size = min(_STATISTICS_BATCH, wanted)
-    now_s = board.now()
-    until_s = now_s + (1.0 if manifest.measure_only else _STATISTICS_SHARE) * (manifest.train_until_s - now_s)
-    used = 0
-
-    def batches() -> Iterator[NDArray[np.uint8]]:
-        nonlocal used
-        for start in range(0, wanted - size + 1, size):
-            if used and (stopped() or board.now() >= until_s):
-                return
-            used += size
-            yield dataset.images[chosen[start : start + size]]
-
-    measured: dict[str, NDArray[np.float32]] = {}
-
-    def work(threads: int) -> float:
-        measured.update(engine.measure_statistics(batches(), threads=threads))
-        return 0.0
-
-    board.run(work, max(1, round(board.availability().cores)))
-    if not all(np.isfinite(tensor).all() for tensor in measured.values()):
-        _log.warning("round %d: the model's batch-norm statistics overflow and are not sent", manifest.number)
-        return {}, 0
-    return measured, used

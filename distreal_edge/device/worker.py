@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from distreal_edge.device.measuring import measure_speed, wait_while_paused
 from distreal_edge.device.pace import Speed
 from distreal_edge.device.rounds import task_of
-from distreal_edge.device.trainer import MiniBatch, measure_speed, train_round
+from distreal_edge.device.trainer import MiniBatch, train_round
 from distreal_edge.device.update import encode_update
 from distreal_edge.dropout import Table, check_policy
-from distreal_edge.errors import DistrealError, TableError
+from distreal_edge.engine import Cancellation
+from distreal_edge.errors import CancellationError, DistrealError, TableError
 from distreal_edge.network import Network
 from distreal_edge.pulse import Pulse
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
     from distreal_edge.device.spool import Spool
+    from distreal_edge.device.update import Update
     from distreal_edge.dropout import Profile
     from distreal_edge.transport import Manifest
 
@@ -76,30 +79,38 @@ class Worker:
         self._profile = profile
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._cancellation = Cancellation()
         self._speeds: dict[str, Speed] = {}
 
     def start(self, manifest: Manifest, model: bytes, table: bytes) -> None:
         """Start a round; the one before must have ended."""
         self._stop = threading.Event()
+        self._cancellation = Cancellation()
         # No daemon thread: native code that comes back into an interpreter that is being torn down aborts the process.
         self._thread = threading.Thread(
-            target=self._run, args=(manifest, model, table, self._stop), name="trainer", daemon=False
+            target=self._run,
+            args=(manifest, model, table, self._stop, self._cancellation),
+            name="trainer",
+            daemon=False,
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the mini-batch at hand, and throw away what was trained."""
+        """Stop in the middle of the mini-batch at hand, and throw away what was trained."""
         self._stop.set()
+        self._cancellation.cancel()
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended, at most so long."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _run(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> None:
+    def _run(
+        self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event, cancellation: Cancellation
+    ) -> None:
         with self._pulse.working():
             try:
-                uid = self._train(manifest, model, table, stop)
+                uid = self._train(manifest, model, table, stop, cancellation)
                 outcome = Finished(manifest.number, uid, "" if uid else "stopped")
             except DistrealError as error:
                 outcome = Finished(manifest.number, None, str(error))
@@ -110,12 +121,13 @@ class Worker:
                 outcome = Finished(manifest.number, None, f"{type(error).__name__}: {error}")
         self.finished.put(outcome)
 
-    def _train(self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event) -> str | None:
+    def _train(
+        self, manifest: Manifest, model: bytes, table: bytes, stop: threading.Event, cancellation: Cancellation
+    ) -> str | None:
         check_policy(manifest.draw)
         network = Network.from_bytes(model, "the round's model")
         rows = Table.from_bytes(table, "the round's table")
         rows.check_network(network.structure, network.plan.sizes)
-        speed = self._speed(manifest, network, rows)
         uid = secrets.token_hex(16)
 
         def stopped() -> bool:
@@ -123,28 +135,46 @@ class Worker:
             self._pulse.beat()
             return stop.is_set()
 
-        update = train_round(
-            manifest=manifest,
-            network=network,
-            table=rows,
-            dataset=self._dataset,
-            device=self._device,
-            uid=uid,
-            board=self._board,
-            speed=speed,
-            stopped=stopped,
-            report=self._report,
-        )
+        try:
+            if not wait_while_paused(self._board, manifest.train_until_s, stopped):
+                return None
+            update = self._update(manifest, network, rows, uid, stopped, cancellation)
+        except CancellationError:
+            return None
         if stop.is_set():
             return None
         self._spool.add(uid, task_of(manifest), encode_update(update))
         return uid
 
-    def _speed(self, manifest: Manifest, network: Network, table: Table) -> Speed:
+    def _update(
+        self,
+        manifest: Manifest,
+        network: Network,
+        table: Table,
+        uid: str,
+        stopped: Callable[[], bool],
+        cancellation: Cancellation,
+    ) -> Update:
+        return train_round(
+            manifest=manifest,
+            network=network,
+            table=table,
+            dataset=self._dataset,
+            device=self._device,
+            uid=uid,
+            board=self._board,
+            speed=self._speed(manifest, network, table, cancellation),
+            stopped=stopped,
+            report=self._report,
+            cancellation=cancellation,
+        )
+
+    def _speed(self, manifest: Manifest, network: Network, table: Table, cancellation: Cancellation) -> Speed:
         # What was learned about this board's speed holds for as long as the table does.
         digest = manifest.table.digest
         if digest not in self._speeds:
-            self._speeds = {digest: self._profiled(manifest, table) or self._measured(manifest, network, table)}
+            speed = self._profiled(manifest, table)
+            self._speeds = {digest: speed or self._measured(manifest, network, table, cancellation)}
         return self._speeds[digest]
 
     def _profiled(self, manifest: Manifest, table: Table) -> Speed | None:
@@ -156,9 +186,10 @@ class Worker:
             _log.warning("round %d: %s; two of its rows are measured instead", manifest.number, error)
             return None
 
-    def _measured(self, manifest: Manifest, network: Network, table: Table) -> Speed:
+    def _measured(self, manifest: Manifest, network: Network, table: Table, cancellation: Cancellation) -> Speed:
         until_s = self._board.now() + _MEASURING_SHARE * (manifest.train_until_s - self._board.now())
-        measured = measure_speed(network, table, self._dataset, self._board, manifest.training.batch, until_s)
+        batch = manifest.training.batch
+        measured = measure_speed(network, table, self._dataset, self._board, batch, until_s, cancellation)
         shown = ", ".join(f"{seconds:.3g} s with row {row}" for row, seconds in measured.items())
         _log.info("an image takes one core of this board %s", shown)
         return Speed(table, measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from distreal_edge.transport import BlobReference, Manifest, Training, chunk_cou
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from distreal_edge.network import Plan
 
@@ -28,6 +30,8 @@ class VirtualBoard:
 
     Its cores follow `trace`; work takes as many core-seconds as `cost(work's number)` says once it is done.
     """
+
+    emulated = True
 
     def __init__(self, trace: Trace, cost: Callable[[int], float], memory_bytes: float | None = None) -> None:
         self.time_s = 1000.0
@@ -52,6 +56,9 @@ class VirtualBoard:
 
     def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
         self.time_s = max(self.time_s, time_s)
+
+    def call_at(self, time_s: float, action: Callable[[], object]) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,8 @@ from distreal_edge import Engine
 from distreal_edge.data import Batches
 from distreal_edge.device import (
     MiniBatch,
+    Monitor,
+    RealBoard,
     Speed,
     Trace,
     TraceBoard,
@@ -20,11 +22,13 @@ from distreal_edge.device import (
     decode_update,
     encode_update,
     measure_speed,
+    measuring,
     train_round,
     trainer,
 )
 from distreal_edge.device import update as update_module
 from distreal_edge.dropout import DRAW_POLICIES, filter_counts
+from distreal_edge.engine import Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distreal_edge.data import Dataset
+    from distreal_edge.device import Ran
     from distreal_edge.dropout import Subset, Table
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest
@@ -285,7 +290,7 @@ def test_statistics_that_would_say_nothing_are_not_measured(train: Callable[...,
 def test_statistics_take_a_part_of_the_time_only(
     train: Callable[..., Outcome], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, virtual_board: type[Any]
 ) -> None:
-    monkeypatch.setattr(trainer, "_STATISTICS_BATCH", 4)
+    monkeypatch.setattr(measuring, "_STATISTICS_BATCH", 4)
     looks = 0
 
     def slow_clock(board: Any) -> float:
@@ -309,9 +314,10 @@ def test_it_stops_after_the_mini_batch_at_hand(train: Callable[..., Outcome]) ->
 
 def test_a_board_that_loses_its_cores_for_good_still_returns_in_time(train: Callable[..., Outcome]) -> None:
     outcome = train(trace=Trace((0.0, 0.5), (1.0, 0.0)))
-    assert outcome.update.header.mini_batches == 1
+    assert outcome.update.header.mini_batches == 0
     assert outcome.board.now() == 1100.0
-    assert outcome.steps[0].seconds == pytest.approx(100.0)
+    assert outcome.steps == []
+    assert not any(change.any() for change in outcome.update.changes.values())
 
 
 def test_a_board_without_any_cores_returns_an_update_without_training(train: Callable[..., Outcome]) -> None:
@@ -411,4 +417,85 @@ def test_an_emulated_board_that_is_stopped_gives_up_waiting_at_once(
     stop.set()
     training.join(10.0)
     assert not training.is_alive()
-    assert len(steps) == 1
+    assert steps == []
+
+
+# -- a real board, whose mini-batches are cancelled --------------------------------------------------------------------
+
+
+class HeldUp(RealBoard):
+    """This machine; after a few mini-batches the next is held up before its work, until `go`."""
+
+    def __init__(self, quick: int) -> None:
+        super().__init__(Monitor())
+        self.quick = quick
+        self.held_up = threading.Event()
+        self.go = threading.Event()
+
+    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+        if self.quick == 0:
+            self.held_up.set()
+            self.go.wait(30.0)
+        self.quick -= 1
+        return super().run(work, threads)
+
+
+def changes_after(network: Network, table: Table, dataset: Dataset, manifest: Manifest, steps: int) -> dict[str, Any]:
+    """Train so many mini-batches of the full network as the trainer draws them, and return what changed."""
+    settings, seed = manifest.training, trainer.round_seed(manifest, "pi")
+    engine = Engine(network, seed=seed)
+    batches = Batches(dataset, settings.batch, np.random.default_rng(seed))
+    subset = network.draw(table.rows[-1].vector, np.random.default_rng(0))
+    for _ in range(steps):
+        engine.step(
+            *next(batches), subset, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return {name: engine.weights[name] - network.weights[name] for name in network.plan.parameters}
+
+
+@pytest.mark.parametrize("cancelled_by", ["the deadline", "somebody"])
+def test_a_mini_batch_that_is_cancelled_leaves_what_was_trained_before_it(
+    network: Network,
+    table: Table,
+    dataset: Dataset,
+    make_manifest: Callable[..., Manifest],
+    cancelled_by: str,
+) -> None:
+    board, cancellation = HeldUp(quick=2), Cancellation()
+    now_s = time.time()
+    lasts_s = 2.0 if cancelled_by == "the deadline" else 3600.0
+    manifest = make_manifest(
+        train_until_s=now_s + lasts_s, deadline_s=now_s + 3600.0, training={"epochs": 400.0, "most_epochs": 400.0}
+    )
+    found: list[Update] = []
+    training = threading.Thread(
+        target=lambda: found.append(
+            train_round(
+                manifest=manifest,
+                network=network,
+                table=table,
+                dataset=dataset,
+                device="pi",
+                uid="u1",
+                board=board,
+                speed=Speed(table, {0: 1e-9, 3: 1e-8}),
+                stopped=lambda: False,
+                report=lambda _step: None,
+                cancellation=cancellation,
+            )
+        )
+    )
+    training.start()
+    assert board.held_up.wait(30.0)
+    if cancelled_by == "somebody":
+        cancellation.cancel()
+    while not cancellation.cancelled:
+        time.sleep(0.01)
+    board.go.set()
+    training.join(30.0)
+    assert not training.is_alive()
+    (update,) = found
+    assert update.header.mini_batches == 2
+    expected = changes_after(network, table, dataset, manifest, 2)
+    assert all(np.array_equal(update.changes[name], change) for name, change in expected.items())
+    assert (time.time() >= now_s + lasts_s) == (cancelled_by == "the deadline")
