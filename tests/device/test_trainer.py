@@ -497,5 +497,9 @@ def test_a_mini_batch_that_is_cancelled_leaves_what_was_trained_before_it(
     (update,) = found
     assert update.header.mini_batches == 2
     expected = changes_after(network, table, dataset, manifest, 2)
-    assert all(np.array_equal(update.changes[name], change) for name, change in expected.items())
+    # Sums of two threads are rounded in another order than those of one; a mini-batch more is a hundred times as much.
+    for name, change in expected.items():
+        np.testing.assert_allclose(update.changes[name], change, atol=1e-5)
+    third = changes_after(network, table, dataset, manifest, 3)
+    assert max(float(np.abs(third[name] - change).max()) for name, change in expected.items()) > 1e-3
     assert (time.time() >= now_s + lasts_s) == (cancelled_by == "the deadline")
