@@ -27,7 +27,7 @@ _OLD_S: Final = 5.0
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="The TOML file of a device or of the federation.")
-@click.option("--state", "folder", type=click.Path(path_type=Path), help="Its state folder, instead.")
+@click.option("--state", "folder", type=click.Path(path_type=Path, readable=False), help="Its state folder, instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON, an object per line.")
 def status(config: Path | None, folder: Path | None, *, as_json: bool) -> None:
     """Ask a running device or aggregator what it is doing.

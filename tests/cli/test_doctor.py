@@ -21,6 +21,7 @@ from distreal_edge.cli import doctor as module
 from distreal_edge.config import FederationConfig, load_config
 from distreal_edge.doctor import EngineReading
 from distreal_edge.dropout import Profile, profile_path
+from distreal_edge.dropout.profile import ProfiledMachine, ProfiledRow, ProfiledStep
 from distreal_edge.search import uniform_table
 from distreal_edge.status import StatusSocket
 from distreal_edge.transport import BlobReference, EmbeddedBroker, Manifest, Session, Topics, Training, encode
@@ -154,13 +155,33 @@ def test_a_devices_profile_is_held_against_the_table_that_its_federation_trains_
     with EmbeddedBroker() as broker, Session(host=broker.host, port=broker.port, client_id="aggregator") as session:
         session.subscribe(topic)
         session.wait_connected(30.0)
-        for digest, passed in ((profile.table, True), ("0" * 64, False)):
+        arguments = {"host": broker.host, "port": broker.port}
+        for digest in ("0" * 64, profile.table):
             session.publish_retained(topic, manifest(digest)).wait()
-            found = examined(cli, "--config", device(port=broker.port, more=more))["profile"]
-            assert found["passed"] is passed
-        assert "the federation trains with 000000000000" in str(found["found"])
+            assert checks_of_doctor.read_table_digest("farm", **arguments) == digest
+        found = examined(cli, "--config", device(port=broker.port, more=more))["profile"]
+        assert found["passed"]
+        assert str(found["found"]).endswith("and of the federation's table")
         session.publish_retained(topic, b"no manifest").wait()
-        assert examined(cli, "--config", device(port=broker.port, more=more))["profile"]["passed"]
+        assert checks_of_doctor.read_table_digest("farm", **arguments) is None
+        assert checks_of_doctor.read_table_digest("another", **arguments) is None
+
+
+def test_a_profile_of_another_table_or_board_is_to_be_measured_again(tmp_path: Path) -> None:
+    machine = ProfiledMachine("a board", 4, None, None, None, 0.0, 0.0)
+    step = ProfiledStep(0.1, 0.1, 0.0, 5, 1000)
+    profile = Profile(
+        1, "a" * 64, "b" * 64, "ordered", 8, "neon", machine, (), (1,), (ProfiledRow((0.0,), 5, (step,)),)
+    )
+    judge = checks_of_doctor.judge_profile
+    assert judge(profile, "a board", "MEASURE").passed
+    assert judge(profile, "a board", "MEASURE", table="b" * 64).passed
+    for finding, said in (
+        (judge(profile, "another board", "MEASURE"), "measured on a board with neon kernels; this is another board"),
+        (judge(profile, "a board", "MEASURE", table="c" * 64), "the federation trains with cccccccccccc"),
+    ):
+        assert said in finding.found
+        assert (finding.remedy or "").endswith("MEASURE")
 
 
 def test_images_that_do_not_fit_the_network_are_a_problem(cli: Run, tmp_path: Path) -> None:
