@@ -35,7 +35,7 @@ SUITES = {(3, 11): "bookworm", (3, 13): "trixie"}
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "procps", "libstdc++6")
 PROGRAMS = {"systemd-nspawn": "systemd-container", "mmdebstrap": "mmdebstrap", "nsenter": "util-linux"}
 BOOT_S = 90.0
-WAIT_S = 40.0
+WAIT_S = 90.0
 DEVICE = "distreal-edge-device.service"
 AGGREGATOR = "distreal-edge-aggregator.service"
 README = (REPOSITORY / "systemd" / "README.md").read_text(encoding="utf-8")
@@ -216,7 +216,7 @@ class Container:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
         if check and ran.returncode != 0:

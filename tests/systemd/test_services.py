@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # the first of them m
 
 DEVICE = "distreal-edge-device.service"
 AGGREGATOR = "distreal-edge-aggregator.service"
-WAIT_S = 40.0
+WAIT_S = 90.0
 QUICK = "RestartSec=100ms"
 
 
