@@ -82,7 +82,8 @@ def _processors(reading: LimitsReading, available: Availability, limits: OwnerLi
         words.append(f"most_cores {limits.most_cores:g}")
     whose = "" if reading.process_id is None else f"process {reading.process_id} may use "
     paused = f"; nothing is trained now: {available.paused}" if available.paused else ""
-    found = f"{whose}{', '.join(words)}; {available.cores:.2f} cores are free now{paused}"
+    beside = "" if reading.process_id is None else " beside it"
+    found = f"{whose}{', '.join(words)}; {available.cores:.2f} cores are free{beside} now{paused}"
     if min(most) >= _LEAST_CORES:
         return Finding("processors", found)
     return Finding(

@@ -237,7 +237,7 @@ def test_limits_are_told_as_they_were_found() -> None:
         OwnerLimits(most_cores=1.25),
     )
     assert processors.found == (
-        "process 77 may use 2 of 4 CPUs, a quota of 1.5 cores, most_cores 1.25; 0.00 cores are free now; "
+        "process 77 may use 2 of 4 CPUs, a quota of 1.5 cores, most_cores 1.25; 0.00 cores are free beside it now; "
         "nothing is trained now: quiet hours 22:00-07:00"
     )
     assert memory.found == "400 MB can be had now, under a limit of 512 MB"
