@@ -25,14 +25,16 @@ if TYPE_CHECKING:
     from distreal_edge.search.study import Evaluation, SearchStudy
     from distreal_edge.search.worker import Job
 
-__all__ = ["Progress", "run_search", "screening_hypervolume", "uniform_counts"]
+__all__ = ["Progress", "rival_counts", "run_search", "screening_hypervolume", "uniform_counts"]
 
 Counts = tuple[int, ...]
 
 _SCREENING_SHARE: Final = 0.4
 """Of the budget; the rest confirms."""
-_UNIFORM_SHARES: Final = 8
-_FEWEST_CANDIDATES: Final = 20
+_RIVALS: Final = ("uniform", "inner")
+"""Families that are confirmed at several costs whatever screening says of them: what a table must not be beaten by."""
+_RIVAL_SHARES: Final = 8
+_FEWEST_CANDIDATES: Final = 16
 _FORWARD_SHARE: Final = 0.4
 """What a pass over images without training takes, of what training on them takes."""
 _POLL_S: Final = 0.1
@@ -90,8 +92,17 @@ def run_search(
 
 def uniform_counts(network: Network, cheapest: float) -> list[Counts]:
     """Return the uniform vectors that a front is compared with, cheapest first, the full network left out."""
-    shares = [cheapest ** (number / _UNIFORM_SHARES) for number in range(_UNIFORM_SHARES, 0, -1)]
-    return list(dict.fromkeys(fit_family(network, "uniform", share) for share in shares))
+    return _family_counts(network, "uniform", cheapest)
+
+
+def rival_counts(network: Network, cheapest: float) -> list[Counts]:
+    """Return the vectors that are confirmed whatever was found: uniform ones, and those that keep streams."""
+    return [counts for family in _RIVALS for counts in _family_counts(network, family, cheapest)]
+
+
+def _family_counts(network: Network, family: str, cheapest: float) -> list[Counts]:
+    shares = [cheapest ** (number / _RIVAL_SHARES) for number in range(_RIVAL_SHARES, 0, -1)]
+    return list(dict.fromkeys(fit_family(network, family, share) for share in shares))
 
 
 def screening_hypervolume(evaluations: Sequence[Evaluation], classes: int, cheapest: float) -> float:
@@ -172,7 +183,7 @@ def _affordable(settings: SearchSettings, evaluations: Sequence[Evaluation], cor
     forward = (settings.validation_images + settings.calibration_images) / settings.recipe.batch * _FORWARD_SHARE
     task_s = settings.confirmation.steps * step_s + (settings.recovery + forward) * full_s
     vector_s = task_s * len(settings.snapshots_at) * len(settings.confirmation.seeds)
-    affordable = int(core_s / vector_s) - _UNIFORM_SHARES - 1
+    affordable = int(core_s / vector_s) - len(_RIVALS) * _RIVAL_SHARES - 1
     return max(min(_FEWEST_CANDIDATES, most), min(most, affordable))
 
 
@@ -186,7 +197,7 @@ def _confirm(
     clock: _Clock,
 ) -> None:
     settings = job.settings
-    vectors = dict.fromkeys([(), *candidates, *uniform_counts(network, settings.cheapest)])
+    vectors = dict.fromkeys([(), *candidates, *rival_counts(network, settings.cheapest)])
     # Seeds outermost: what is killed half-way has some figure for every vector.
     tasks = [
         Task(counts, snapshot, seed)

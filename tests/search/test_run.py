@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import distreal_edge as de
 from distreal_edge.errors import StateError
 from distreal_edge.search import run
-from distreal_edge.search.run import screening_hypervolume, uniform_counts
+from distreal_edge.search.run import rival_counts, screening_hypervolume, uniform_counts
 from distreal_edge.search.study import Evaluation, Task
 from distreal_edge.search.worker import Images, Job, Workers
 
@@ -36,7 +37,7 @@ def test_a_command_waits_for_the_tasks_that_others_are_at(
 ) -> None:
     monkeypatch.setattr(run, "Workers", Unwanted)
     monkeypatch.setattr(run, "_POLL_S", 0.05)
-    vectors = dict.fromkeys([(), (4, 6), *uniform_counts(network, job.settings.cheapest)])
+    vectors = dict.fromkeys([(), (4, 6), *rival_counts(network, job.settings.cheapest)])
     tasks = [Task(counts, snapshot, seed) for counts in vectors for snapshot in (0, 1) for seed in (101, 102)]
     with job.open_study(network) as study, job.open_study(network) as other:
         other.request(tasks)
@@ -76,7 +77,7 @@ def test_more_seconds_confirm_more_vectors_between_few_and_the_most(job: Job) ->
     evaluations = [Evaluation(0, (4, 6), 1.0, 1, (1.0, 1.0), "full", 0.04, "")]
     numbers = [run._affordable(job.settings, evaluations, seconds, most=64) for seconds in (0.0, 5.0, 20.0, 30.0, 1e6)]
     assert numbers == sorted(numbers)
-    assert (numbers[0], numbers[-1]) == (20, 64)
+    assert (numbers[0], numbers[-1]) == (16, 64)
     assert 20 < numbers[2] <= numbers[3] <= 64
     assert run._affordable(job.settings, evaluations, 0.0, most=16) == 16
 
@@ -94,3 +95,11 @@ def test_uniform_vectors_to_compare_with_leave_the_full_network_out(network: Net
     found = uniform_counts(network, 0.05)
     assert len(set(found)) == len(found)
     assert network.plan.sizes not in found
+
+
+def test_uniform_vectors_and_whole_streams_are_confirmed_in_any_case() -> None:
+    network = de.zoo.resnet8(image_size=16)
+    found = rival_counts(network, 0.05)
+    assert {*uniform_counts(network, 0.05)} < {*found}
+    streams = network.plan.layout.streams
+    assert any(all(counts[group] == network.plan.sizes[group] for group in streams) for counts in found)
