@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import pickle  # only its Unpickler, with find_class closed
 import pickletools
+import warnings
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
@@ -111,9 +112,13 @@ def read_inert_pickle(path: Path) -> dict[str, object]:
         raise DataError(f"{path}: {size_bytes} bytes, the largest pickle accepted is {LARGEST_BYTES}")
     with path.open("rb") as stream:
         try:
-            _check_opcodes(stream)
-            stream.seek(0)
-            value = InertUnpickler(stream, encoding="bytes").load()
+            # A damaged text may hold escapes that Python does not know, of which it would warn.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", SyntaxWarning)
+                _check_opcodes(stream)
+                stream.seek(0)
+                value = InertUnpickler(stream, encoding="bytes").load()
         except ForbiddenNameError as problem:
             raise DataError(
                 f"{path}: refused, the pickle wants to call {problem}, which CIFAR's files never do;"

@@ -209,6 +209,12 @@ def test_a_pickle_that_is_too_large_is_refused_before_it_is_read(
         load_dataset("cifar10", root=tmp_path, split="test")
 
 
+def test_a_damaged_text_with_an_unknown_escape_is_refused_without_a_warning(tmp_path: Path) -> None:
+    write_test_batch(tmp_path, b"(dp0\nS'lab\\uels'\np1\n.")
+    with pytest.raises(DataError):
+        load_dataset("cifar10", root=tmp_path, split="test")
+
+
 # function_scoped_fixture: each example overwrites the one file.
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
