@@ -201,8 +201,7 @@ class Held:
         if self._row is None:
             first = this_pace(self._speed, self._until_s).choose(now_s, availability)
             self._row = first.row if isinstance(first, Choice) else 0
-        threads = self._speed.best_threads(self._row, BATCH, cores)
-        predicted = self._speed.predict(self._row, BATCH, cores, threads)
+        threads, predicted = self._speed.fastest(self._row, BATCH, cores)
         if predicted > left_s and self._done:
             return Pause(min(0.25, left_s))
         return Choice(self._row, threads, predicted)

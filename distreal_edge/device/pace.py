@@ -77,12 +77,15 @@ class Speed:
         """Return how many threads so many cores can carry: each needs most of one, or it holds up the others."""
         return max(1, round(cores))
 
-    def best_threads(self, row: int, images: int, cores: float) -> int:
-        """Return the number of threads with which a mini-batch ends first; more than the cores carry are not tried."""
+    def fastest(self, row: int, images: int, cores: float) -> tuple[int, float]:
+        """Return the number of threads with which a mini-batch ends first, and after how many seconds.
+
+        More threads than the cores carry are not tried.
+        """
         most = self.most_threads(cores)
-        if self._profile is None:
-            return most
-        return min(range(1, most + 1), key=lambda threads: self.predict(row, images, cores, threads))
+        tried = (most,) if self._profile is None else range(1, most + 1)
+        seconds, threads = min((self.predict(row, images, cores, threads), threads) for threads in tried)
+        return threads, seconds
 
     def predict(self, row: int, images: int, cores: float, threads: int) -> float:
         """Return the seconds that a mini-batch of so many images takes with this row on so many cores."""
@@ -177,11 +180,12 @@ class Pace:
         cores = availability.cores
         usable = min(cores, float(self._speed.most_threads(cores)))
         self._most_cores = max(self._most_cores, usable)
-        threads = [self._speed.best_threads(row, self._images, cores) for row in range(len(self._scores))]
-        predicted = [self._speed.predict(row, self._images, cores, count) for row, count in enumerate(threads)]
-        if predicted[0] * _SAFETY > left_s:
+        fastest = [self._speed.fastest(row, self._images, cores) for row in range(len(self._scores))]
+        _, cheapest_s = fastest[0]
+        if cheapest_s * _SAFETY > left_s:
             # Cores come and go: the round is over only when the most that were seen in it would not do.
-            if self._done and self._cheapest_s(self._most_cores) * _SAFETY > left_s:
+            _, least_s = self._speed.fastest(0, self._images, self._most_cores)
+            if self._done and least_s * _SAFETY > left_s:
                 return None
             # The very first mini-batch is tried with whatever there is: an update that is late beats none at all.
             if self._done or cores <= 0.0:
@@ -190,20 +194,17 @@ class Pace:
         share_s = min(share_s, left_s / _SAFETY)
         fitting = [
             row
-            for row, seconds in enumerate(predicted)
+            for row, (_, seconds) in enumerate(fastest)
             if seconds <= share_s
             and (availability.memory_bytes is None or self._peak_bytes[row] <= availability.memory_bytes)
         ]
         row = max(fitting, key=self._scores.__getitem__, default=0)
-        return Choice(row, threads[row], predicted[row])
+        return Choice(row, *fastest[row])
 
     def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
         """Note that the chosen mini-batch was run, and the seconds of the clock and of one core that it took."""
         self._done += 1
         self._speed.observe(choice.row, self._images, choice.threads, core_seconds, seconds)
-
-    def _cheapest_s(self, cores: float) -> float:
-        return self._speed.predict(0, self._images, cores, self._speed.best_threads(0, self._images, cores))
 
 
 def _between(macs: Sequence[int], measured: Mapping[int, float]) -> list[float]:

@@ -29,11 +29,7 @@ def spare_cores(before: Counters, after: Counters) -> float:
     if elapsed_s <= 0.0:
         return most_cores(after)
     own = max(0.0, after.own_s - before.own_s) / elapsed_s
-    busy = {
-        cpu: max(0.0, busy_s - before.busy_s[cpu]) / elapsed_s
-        for cpu, busy_s in after.busy_s.items()
-        if cpu in before.busy_s
-    }
+    busy = _busy(before, after)
     here = sum(busy.get(cpu, 0.0) for cpu in after.allowed)
     # When CPUs were just taken away, a part of what we used was used there. Nobody says how much: it goes by how busy
     # they were. Otherwise all of it was used here.
@@ -62,14 +58,14 @@ def quiet_cpus(before: Counters, after: Counters, confined: frozenset[int]) -> t
     on which they run already, because moving costs.
     """
     elapsed_s = after.time_s - before.time_s
+    if elapsed_s <= 0.0:
+        return tuple(sorted(after.allowed, key=lambda cpu: (cpu not in confined, cpu)))
     ours = (confined & after.allowed) or after.allowed
-    own = max(0.0, after.own_s - before.own_s) / elapsed_s / len(ours) if elapsed_s > 0.0 and ours else 0.0
+    own = max(0.0, after.own_s - before.own_s) / elapsed_s / len(ours) if ours else 0.0
+    busy = _busy(before, after)
 
     def others(cpu: int) -> float:
-        if elapsed_s <= 0.0 or cpu not in before.busy_s or cpu not in after.busy_s:
-            return 0.0
-        busy = (after.busy_s[cpu] - before.busy_s[cpu]) / elapsed_s
-        return max(0.0, busy - own if cpu in ours else busy)
+        return max(0.0, busy.get(cpu, 0.0) - (own if cpu in ours else 0.0))
 
     return tuple(sorted(after.allowed, key=lambda cpu: (round(others(cpu) / _ALIKE), cpu not in ours, cpu)))
 
@@ -86,6 +82,16 @@ def spare_bytes(conditions: Conditions, resident_at_start: int | None) -> float 
     if conditions.resident_bytes is not None and resident_at_start is not None:
         taken = max(0, conditions.resident_bytes - resident_at_start)
     return float(conditions.memory_bytes + taken)
+
+
+def _busy(before: Counters, after: Counters) -> dict[int, float]:
+    """Return how busy everybody kept each CPU between two readings, in cores; CPUs of one reading are left out."""
+    elapsed_s = after.time_s - before.time_s
+    return {
+        cpu: max(0.0, busy_s - before.busy_s[cpu]) / elapsed_s
+        for cpu, busy_s in after.busy_s.items()
+        if cpu in before.busy_s
+    }
 
 
 def _others_waited(before: Counters, after: Counters) -> float:

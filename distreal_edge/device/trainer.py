@@ -152,7 +152,7 @@ class _Training:
         if not self._survivors.has_room(subset):
             _log.info("round %d: stops early: an update tells of no more different subsets", self._manifest.number)
             return None
-        before = self._weights() if self._board.emulated else {}
+        before = self._copy() if self._board.emulated else {}
         images, labels = next(self._batches)
         try:
             ran = self._step(images, labels, subset, choice.threads, cancellation)
@@ -191,7 +191,8 @@ class _Training:
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_], NDArray[np.int64]]:
         """Return the changes of all parameters, and who survived how often; nothing of what diverged."""
-        changes = {name: tensor - self._network.weights[name] for name, tensor in self._weights(copied=False).items()}
+        parameters = self._network.plan.parameters
+        changes = {name: self.engine.weights[name] - self._network.weights[name] for name in parameters}
         if not (math.isfinite(self.loss_sum) and all(np.isfinite(change).all() for change in changes.values())):
             _log.warning(
                 "round %d: training diverged within %d mini-batches and is thrown away; "
@@ -227,9 +228,8 @@ class _Training:
             threads,
         )
 
-    def _weights(self, *, copied: bool = True) -> dict[str, NDArray[np.float32]]:
-        weights = {name: self.engine.weights[name] for name in self._network.plan.parameters}
-        return {name: tensor.copy() for name, tensor in weights.items()} if copied else weights
+    def _copy(self) -> dict[str, NDArray[np.float32]]:
+        return {name: self.engine.weights[name].copy() for name in self._network.plan.parameters}
 
 
 def _pace(manifest: Manifest, network: Network, table: Table, images: int, batch: int, speed: Speed) -> Pace:
