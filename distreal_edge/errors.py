@@ -15,6 +15,7 @@ __all__ = [
     "StateError",
     "TableError",
     "TransportError",
+    "printable",
 ]
 
 
@@ -68,3 +69,11 @@ class StateError(DistrealError):
     """The state directory is in use, unwritable or holds what cannot be read. Exit code 8."""
 
     exit_code = 8
+
+
+def printable(text: str) -> str:
+    """Return the text with a question mark for whatever would end its line or move a cursor.
+
+    What others say, devices and files, ends up in messages, logs and terminals.
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

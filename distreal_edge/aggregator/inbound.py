@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from distreal_edge.errors import ProtocolError
+from distreal_edge.errors import ProtocolError, printable
 from distreal_edge.transport import Ack, Assembler
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Inbound:
         if device in self._arriving and self._arriving[device].uid == uid:
             del self._arriving[device]
         # It may quote what a device sent, which a log or JSON could choke on.
-        printable = "".join(letter if letter.isprintable() else "?" for letter in reason[:_MOST_CHARACTERS])
-        ack = Ack(uid, "refused", printable)
+        ack = Ack(uid, "refused", printable(reason[:_MOST_CHARACTERS]))
         self._refused[device] = ack
         self._refused.move_to_end(device)
         if len(self._refused) > _MOST_REFUSALS:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 
-from distreal_edge.cli.status import printable
-
 __all__ = ["demo"]
 
 _INTERRUPTED = 130
@@ -75,7 +73,7 @@ def demo(
 
     from distreal_edge.demo import default_scenario, run_demo  # noqa: PLC0415
     from distreal_edge.device import Trace  # noqa: PLC0415
-    from distreal_edge.errors import DistrealError  # noqa: PLC0415
+    from distreal_edge.errors import DistrealError, printable  # noqa: PLC0415
     from distreal_edge.observe import encode_report  # noqa: PLC0415
 
     if folder is None:

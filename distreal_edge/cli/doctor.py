@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from distreal_edge.cli.status import printable
-from distreal_edge.errors import ConfigError, DistrealError
+from distreal_edge.cli.service import service_files
+from distreal_edge.errors import ConfigError, DistrealError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-# Where systemd's units look for them.
-_SERVICES: Final = (Path("/etc/distreal-edge/device.toml"), Path("/etc/distreal-edge/federation.toml"))
 _READING_S: Final = 30.0
 _WINDOW_S: Final = 1.0
 """After so long a monitor knows what others use."""
@@ -61,7 +59,7 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
 
 
 def _service() -> Path | None:
-    services = [path for path in _SERVICES if path.exists()]
+    services = service_files()
     if len(services) > 1:
         raise ConfigError(f"say --config: both {' and '.join(map(str, services))} are there")
     return services[0] if services else None

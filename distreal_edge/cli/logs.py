@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from distreal_edge.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
@@ -56,8 +58,7 @@ class _OneLine(logging.Formatter):
     """Whatever devices and files say ends up in messages: a message stays one line, and moves no cursor."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
-        line = super().formatMessage(record)
-        return "".join(letter if letter.isprintable() else "?" for letter in line)
+        return printable(super().formatMessage(record))
 
 
 class _Json(logging.Formatter):

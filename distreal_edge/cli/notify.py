@@ -12,6 +12,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Self
 
+from distreal_edge.errors import printable
 from distreal_edge.pulse import Pulse, Sign, is_alive
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Service:
         if status == self._status:
             return
         ready = [] if self._status is not None else ["READY=1"]
-        if notify(*ready, f"STATUS={''.join(each if each.isprintable() else '?' for each in status)}"):
+        if notify(*ready, f"STATUS={printable(status)}"):
             self._status = status
             if ready:
                 self._watch()

@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from distreal_edge.cli.notify import is_supervised, notify
 from distreal_edge.errors import TransportError
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
     from distreal_edge.config import Broker
 
-__all__ = ["broker_arguments", "keep_serving", "stopping_on_signals"]
+__all__ = ["broker_arguments", "keep_serving", "service_files", "stopping_on_signals"]
 
 _log = logging.getLogger(__name__)
+# Where systemd's units look for them.
+_SERVICES: Final = (Path("/etc/distreal-edge/device.toml"), Path("/etc/distreal-edge/federation.toml"))
 # What systemd, and an owner at the terminal, can count on; a process of lowest priority needs some of it to get going.
 _END_WITHIN_S = 2.0
 _MARGIN_S = 0.5
@@ -111,3 +114,8 @@ def broker_arguments(broker: Broker) -> dict[str, Any]:
 
         Session(client_id="check", **arguments)  # connects to nothing until it is entered
     return arguments
+
+
+def service_files() -> list[Path]:
+    """Return the configurations of this machine's services: of a device, of an aggregator, both or none."""
+    return [path for path in _SERVICES if path.exists()]

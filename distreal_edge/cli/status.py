@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from distreal_edge.errors import ConfigError, DistrealError
+from distreal_edge.cli.service import service_files
+from distreal_edge.errors import ConfigError, DistrealError, printable
 from distreal_edge.status import AggregatorStatus, DeviceStatus, ask
 
 if TYPE_CHECKING:
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
 
     from distreal_edge.status import Answer, UpdateAnswer
 
-__all__ = ["printable", "state_folder", "status"]
+__all__ = ["state_folder", "status"]
 
-# Where systemd's units look for them.
-_SERVICES: Final = (Path("/etc/distreal-edge/device.toml"), Path("/etc/distreal-edge/federation.toml"))
 _OLD_S: Final = 5.0
 """A program tells anew every second; it is busy, or stuck, when what it told is older than this."""
 
@@ -62,11 +61,6 @@ def state_folder(path: Path) -> Path:
     return Path(load_config(path, find_role(path)).state).expanduser()
 
 
-def printable(line: str) -> str:
-    """Return the line with a question mark for whatever would move a cursor: some of it was said by others."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
-
-
 def _folders(config: Path | None, folder: Path | None) -> list[Path]:
     if config is not None and folder is not None:
         raise ConfigError("--config and --state: give one of them; a configuration names its state folder itself")
@@ -74,7 +68,7 @@ def _folders(config: Path | None, folder: Path | None) -> list[Path]:
         return [folder.expanduser()]
     if config is not None:
         return [state_folder(config)]
-    services = [path for path in _SERVICES if path.exists()]
+    services = service_files()
     if not services:
         raise ConfigError("no service is configured in /etc/distreal-edge; say --config or --state")
     return [state_folder(path) for path in services]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 import msgspec
 
 from distreal_edge.config.fields import PATTERNS, meant
+from distreal_edge.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -225,4 +226,4 @@ def _written(value: object) -> str:
 
 def _shown(where: Place) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)
-    return "".join(letter if letter.isprintable() else "?" for letter in text.removeprefix("."))
+    return printable(text.removeprefix("."))

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from distreal_edge.errors import NetworkError
+from distreal_edge.errors import NetworkError, printable
 from distreal_edge.network.operations import Operation  # noqa: TC001 - msgspec reads the annotations
 from distreal_edge.network.plan import MAXIMUM_GROUPS, MAXIMUM_OPERATIONS, Plan
 from distreal_edge.network.preprocessing import Preprocessing  # noqa: TC001 - as above
@@ -122,9 +122,8 @@ def _no_constant(name: str) -> Any:
 
 
 def _shown(text: str) -> str:
-    # Words from a file end up in messages, in logs and on terminals.
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:_SHOWN_CHARACTERS])
-    return printable if len(text) <= _SHOWN_CHARACTERS else printable + "..."
+    shown = printable(text[:_SHOWN_CHARACTERS])
+    return shown if len(text) <= _SHOWN_CHARACTERS else shown + "..."
 
 
 def _read_plan(header: dict[str, Any]) -> Plan:

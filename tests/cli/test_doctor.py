@@ -18,6 +18,7 @@ import pytest
 from distreal_edge import doctor as checks_of_doctor
 from distreal_edge import zoo
 from distreal_edge.cli import doctor as module
+from distreal_edge.cli import service
 from distreal_edge.config import FederationConfig, load_config
 from distreal_edge.doctor import EngineReading
 from distreal_edge.dropout import Profile, profile_path
@@ -47,7 +48,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> N
 
 @pytest.fixture(autouse=True)
 def _no_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "_SERVICES", (tmp_path / "etc" / "device.toml", tmp_path / "etc" / "federation.toml"))
+    monkeypatch.setattr(service, "_SERVICES", (tmp_path / "etc" / "device.toml", tmp_path / "etc" / "federation.toml"))
 
 
 @pytest.fixture
