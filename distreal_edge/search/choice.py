@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from distreal_edge.dropout import SCHEMA_VERSION, Row, Table, counts_vector
-from distreal_edge.search.families import FAMILIES, fit_family
+from distreal_edge.search.families import FAMILIES, family_members
 from distreal_edge.search.front import pareto_front
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = [
 
 LEAST_ROWS: Final = 16
 """A table of fewer is told to be short: boards have more budgets than that."""
-_SEEDS_PER_FAMILY: Final = 8
 _FEATURES: Final = 4
 _WIDTH_COUNTS: Final = 0.02
 """Nats that twice the cost is worth at the same training loss: what confirmations of ResNet-20 on CIFAR-10 showed."""
@@ -43,10 +42,10 @@ def seed_vectors(network: Network, cheapest: float) -> list[tuple[str, Counts]]:
 
     Shares are of the MACs and rise by the same factor; the full network comes first.
     """
+    members = {family: family_members(network, family, cheapest) for family in FAMILIES}
     seeds = [("full", network.plan.sizes)]
-    for number in range(_SEEDS_PER_FAMILY):
-        share = cheapest ** ((number + 1) / _SEEDS_PER_FAMILY)
-        seeds += [(family, fit_family(network, family, share)) for family in FAMILIES]
+    for one_of_each in reversed(list(zip(*members.values(), strict=True))):
+        seeds += zip(members, one_of_each, strict=True)
     return list({counts: (origin, counts) for origin, counts in reversed(seeds)}.values())[::-1]
 
 

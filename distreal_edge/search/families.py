@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from distreal_edge.network import Network, Plan
 
-__all__ = ["FAMILIES", "carried_groups", "fit_family", "macs_of"]
+__all__ = ["FAMILIES", "MEMBERS", "carried_groups", "family_members", "fit_family", "macs_of"]
 
+MEMBERS = 8
+"""How many costs a family is looked at, from the cheapest to just below the full network."""
 _HALVINGS = 40
 """Steps of bisection: finer than any group has filters."""
 
@@ -117,3 +119,12 @@ def fit_family(network: Network, family: str, share: float) -> tuple[int, ...]:
         else:
             wide = middle
     return counts(narrow)
+
+
+def family_members(network: Network, family: str, cheapest: float) -> list[tuple[int, ...]]:
+    """Return a family's members at eight costs, cheapest first, the full network left out.
+
+    Shares of the MACs rise from `cheapest` by the same factor. In small networks some members may be equal.
+    """
+    shares = (cheapest ** (number / MEMBERS) for number in range(MEMBERS, 0, -1))
+    return [fit_family(network, family, share) for share in shares]

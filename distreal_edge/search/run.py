@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from distreal_edge.errors import StateError
 from distreal_edge.search.choice import choose_candidates, seed_vectors
-from distreal_edge.search.families import fit_family
+from distreal_edge.search.families import MEMBERS, family_members
 from distreal_edge.search.front import hypervolume
 from distreal_edge.search.speed import take_snapshots
 from distreal_edge.search.study import Task
@@ -33,7 +33,6 @@ _SCREENING_SHARE: Final = 0.4
 """Of the budget; the rest confirms."""
 _RIVALS: Final = ("uniform", "inner")
 """Families that are confirmed at several costs whatever screening says of them: what a table must not be beaten by."""
-_RIVAL_SHARES: Final = 8
 _FEWEST_CANDIDATES: Final = 16
 _FORWARD_SHARE: Final = 0.4
 """What a pass over images without training takes, of what training on them takes."""
@@ -92,17 +91,12 @@ def run_search(
 
 def uniform_counts(network: Network, cheapest: float) -> list[Counts]:
     """Return the uniform vectors that a front is compared with, cheapest first, the full network left out."""
-    return _family_counts(network, "uniform", cheapest)
+    return list(dict.fromkeys(family_members(network, "uniform", cheapest)))
 
 
 def rival_counts(network: Network, cheapest: float) -> list[Counts]:
     """Return the vectors that are confirmed whatever was found: uniform ones, and those that keep streams."""
-    return [counts for family in _RIVALS for counts in _family_counts(network, family, cheapest)]
-
-
-def _family_counts(network: Network, family: str, cheapest: float) -> list[Counts]:
-    shares = [cheapest ** (number / _RIVAL_SHARES) for number in range(_RIVAL_SHARES, 0, -1)]
-    return list(dict.fromkeys(fit_family(network, family, share) for share in shares))
+    return list(dict.fromkeys(counts for family in _RIVALS for counts in family_members(network, family, cheapest)))
 
 
 def screening_hypervolume(evaluations: Sequence[Evaluation], classes: int, cheapest: float) -> float:
@@ -183,7 +177,7 @@ def _affordable(settings: SearchSettings, evaluations: Sequence[Evaluation], cor
     forward = (settings.validation_images + settings.calibration_images) / settings.recipe.batch * _FORWARD_SHARE
     task_s = settings.confirmation.steps * step_s + (settings.recovery + forward) * full_s
     vector_s = task_s * len(settings.snapshots_at) * len(settings.confirmation.seeds)
-    affordable = int(core_s / vector_s) - len(_RIVALS) * _RIVAL_SHARES - 1
+    affordable = int(core_s / vector_s) - len(_RIVALS) * MEMBERS - 1
     return max(min(_FEWEST_CANDIDATES, most), min(most, affordable))
 
 
