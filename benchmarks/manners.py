@@ -80,16 +80,7 @@ def idle_share(seconds: float) -> float:
         tempfile.TemporaryDirectory() as folder,
         one_device(Path(folder), round_s=12.0, of_full=2.0, most_threads=1) as device,
     ):
-        process = next(
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "run" in child.cmdline() and "distreal_edge" in child.cmdline()
-        )
-        aggregator = next(
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "aggregate" in child.cmdline() and "distreal_edge" in child.cmdline()
-        )
+        process, aggregator = child("run"), child("aggregate")
         aggregator.send_signal(signal.SIGSTOP)  # no further round is announced
         while (steps := device.steps()) and time.time() - steps[-1].time_s < 15.0:
             time.sleep(0.5)
@@ -98,6 +89,12 @@ def idle_share(seconds: float) -> float:
         after = process.cpu_times()
         aggregator.send_signal(signal.SIGCONT)
     return (after.user + after.system - before.user - before.system) / seconds
+
+
+def child(verb: str) -> psutil.Process:
+    """Return the program that was started with this verb."""
+    children = psutil.Process().children(recursive=True)
+    return next(one for one in children if {verb, "distreal_edge"} <= {*one.cmdline()})
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:
