@@ -110,10 +110,11 @@ class _Clock:
     def __init__(self, study: SearchStudy) -> None:
         self._study = study
         self._run = uuid.uuid4().hex
+        self._began_s = time.time()
         self._began = time.monotonic()
 
     def spent_s(self) -> float:
-        self._study.spend(self._run, time.monotonic() - self._began)
+        self._study.spend(self._run, self._began_s, self._began_s + time.monotonic() - self._began)
         return self._study.spent_s()
 
 

@@ -231,15 +231,21 @@ class SearchStudy:
 
     # The budget
 
-    def spend(self, run: str, seconds: float) -> None:
-        """Note how many seconds this machine has spent in the run of this name."""
+    def spend(self, run: str, began_s: float, ended_s: float) -> None:
+        """Note from when to when, in Unix seconds, this machine has worked in the run of this name."""
         # Not beside the snapshots: attributes are read all together, and this is done all the time.
-        self._confirming.set_user_attr(f"spent/{this_machine()}/{run}", seconds)
+        self._confirming.set_user_attr(f"spent/{this_machine()}/{run}", [began_s, ended_s])
 
     def spent_s(self) -> float:
-        """Return the seconds that this machine has spent on this search, all runs together."""
+        """Return the seconds that this machine has spent on this search: those of runs at the same time count once."""
         prefix = f"spent/{this_machine()}/"
-        return float(sum(value for key, value in self._confirming.user_attrs.items() if key.startswith(prefix)))
+        spent, reached_s = 0.0, float("-inf")
+        for began_s, ended_s in sorted(
+            span for key, span in self._confirming.user_attrs.items() if key.startswith(prefix)
+        ):
+            spent += max(0.0, ended_s - max(began_s, reached_s))
+            reached_s = max(reached_s, ended_s)
+        return spent
 
     # Screening
 

@@ -19,7 +19,9 @@ TELLS = """
 import json, os, threading, psutil
 from distreal_edge.device import become_guest
 def group():
-    return open("/proc/self/autogroup").read().split()[-1] if os.path.exists("/proc/self/autogroup") else None
+    # Absent in a kernel without such groups, empty for a process that is in none.
+    found = open("/proc/self/autogroup").read().split() if os.path.exists("/proc/self/autogroup") else []
+    return found[-1] if found else None
 before = group()
 become_guest()
 def tell():

@@ -107,11 +107,11 @@ def test_two_commands_share_one_search(server: str, tmp_path: Path, network: Net
     screened = trials("tiny npz ordered")
     counts = [tuple(trial.user_attrs["counts"]) for trial in screened]
     assert len(set(counts)) == len(counts) > 4
-    assert len({trial.user_attrs["worker"]["pid"] for trial in screened}) == 2
     confirmed = trials("tiny npz ordered, confirmation")
     tasks = [str(trial.user_attrs["task"]) for trial in confirmed]
     assert len(set(tasks)) == len(tasks) > 4
-    assert len({trial.user_attrs["worker"]["pid"] for trial in confirmed}) >= 1
+    # Each command has one process that screens and one that confirms.
+    assert len({trial.user_attrs["worker"]["pid"] for trial in [*screened, *confirmed]}) > 2
 
     # Whoever ended first did not see the other's last vectors; asked once more, both say the same.
     for name in ("one", "other", "one"):

@@ -562,10 +562,13 @@ def test_a_process_elsewhere_lives_as_long_as_it_is_not_silent() -> None:
 
 def test_seconds_are_counted_for_each_machine_over_all_its_runs(opens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     search = opens()
-    search.spend("first", 1.0)
-    search.spend("first", 2.5)
-    opens().spend("second", 4.0)
+    search.spend("first", 10.0, 11.0)
+    search.spend("first", 10.0, 12.5)
+    opens().spend("second", 20.0, 24.0)
     assert search.spent_s() == 6.5
+    search.spend("beside the second", 23.0, 25.0)
+    search.spend("within the second", 21.0, 22.0)
+    assert search.spent_s() == 7.5
     monkeypatch.setattr(study, "this_machine", lambda: "another")
     assert search.spent_s() == 0.0
 
