@@ -1,0 +1,39 @@
+"""What every proof under faults needs: how often to do it, and where to write down what came of it.
+
+`scripts/chaos` runs them in full and prints their table; `scripts/test` runs a short form of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FULL = os.environ.get("DISTREAL_EDGE_CHAOS") == "full"
+"""Whether the figures of the promises are to be reached, not only their kind."""
+
+
+@pytest.fixture
+def times() -> Callable[[int, int], int]:
+    """Return how often to do something: `times(short, full)`."""
+    return lambda short, full: full if FULL else short
+
+
+@pytest.fixture
+def figure() -> Callable[[str, str, str], None]:
+    """Return a function that writes down a line of the table: what was done, what came of it, what is asked for."""
+    report = os.environ.get("DISTREAL_EDGE_CHAOS_REPORT")
+
+    def write(done: str, found: str, target: str) -> None:
+        print(f"{done}: {found} (target: {target})")
+        if report is not None:
+            with Path(report).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps([done, found, target]) + "\n")
+
+    return write
