@@ -31,7 +31,6 @@ def figure() -> Callable[[str, str, str], None]:
     report = os.environ.get("DISTREAL_EDGE_CHAOS_REPORT")
 
     def write(done: str, found: str, target: str) -> None:
-        print(f"{done}: {found} (target: {target})")
         if report is not None:
             with Path(report).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps([done, found, target]) + "\n")
