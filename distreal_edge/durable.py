@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from distreal_edge.errors import StateError
 
@@ -18,14 +18,15 @@ __all__ = ["held_folder", "make_folder", "remove_durably", "write_durably"]
 _UNFINISHED = ".unfinished"
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write the whole file under a passing name, sync it, rename it into place, and sync the folder.
 
-    Raises `StateError` when the disk refuses; what was there before is then still there.
+    `private`: nobody but its owner can read it, from its first byte on. Raises `StateError` when the disk refuses; what
+    was there before is then still there.
     """
     unfinished = path.with_name(path.name + _UNFINISHED)
     try:
-        with unfinished.open("wb") as file:
+        with _open_private(unfinished) if private else unfinished.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -37,6 +38,11 @@ def write_durably(path: Path, data: bytes) -> None:
         raise StateError(
             f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
         ) from None
+
+
+def _open_private(path: Path) -> BinaryIO:
+    path.unlink(missing_ok=True)  # one that was left behind may have another mode, or be open already
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
 def remove_durably(path: Path) -> None:

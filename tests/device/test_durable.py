@@ -102,3 +102,30 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
         assert "in use by another" in refused.stderr
     held = subprocess.run(again, env=environment, capture_output=True, text=True, check=False, timeout=30)
     assert held.stdout == "held\n"
+
+
+def test_what_is_private_is_closed_to_others_from_its_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key.unfinished").write_bytes(b"left behind, for all to read")
+    (tmp_path / "key.unfinished").chmod(0o666)
+    (tmp_path / "key").write_bytes(b"old")
+    (tmp_path / "key").chmod(0o644)
+    modes: list[int] = []
+    fdopen = os.fdopen
+
+    def recorded(descriptor: int, *arguments: str) -> object:
+        status = os.fstat(descriptor)
+        modes.append(status.st_mode & 0o777)
+        assert status.st_size == 0
+        return fdopen(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "fdopen", recorded)
+    before = os.umask(0)
+    try:
+        write_durably(tmp_path / "key", b"new", private=True)
+    finally:
+        os.umask(before)
+    assert modes == [0o600]
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("key", b"new")]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
