@@ -17,13 +17,13 @@ from distreal_edge.aggregator.reception import Reception
 from distreal_edge.aggregator.restoring import Restored, keep_round, restore, stored_updates
 from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
 from distreal_edge.aggregator.store import Store
+from distreal_edge.aggregator.telling import Telling
 from distreal_edge.durable import held_folder
 from distreal_edge.errors import ConfigError, ProtocolError, TransportError
 from distreal_edge.network import Network
-from distreal_edge.status import AggregatorStatus, StatusSocket
+from distreal_edge.status import StatusSocket
 from distreal_edge.transport import (
     Ack,
-    AggregatorHealth,
     AggregatorState,
     Connected,
     DeviceState,
@@ -53,7 +53,6 @@ __all__ = ["Aggregator"]
 _log = logging.getLogger(__name__)
 _TICK_S = 0.1
 _HEALTH_S = 1.0
-_SAY_WAITING_S = 10.0
 _LAST_WORD_S = 5.0
 
 
@@ -142,14 +141,19 @@ class Aggregator:
     def _go_on(self, restored: Restored) -> None:
         self._outbound = Outbound()
         self._use_model(restored.model)
-        self._accuracy = restored.accuracy
         self._began_after = restored.done
         self._rounds = AggregatorRounds(
             self._settings, done=restored.done, reopened=restored.opened, answered=restored.answered
         )
         self._reception = Reception(self._ledger, self._store, self._network, self._full_macs)
-        self._phase = "waiting"
-        self._waiting, self._say_again_s = "", 0.0
+        self._telling = Telling(
+            session=self._session,
+            topics=self._topics,
+            status_socket=self._status_socket,
+            rounds=self._rounds,
+            accuracy=restored.accuracy,
+            tell=self._tell,
+        )
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
             self._announce(restored.manifest, restored.announced)
@@ -166,7 +170,7 @@ class Aggregator:
     def _serve(self, stop: threading.Event) -> bool:
         health_due_s = 0.0
         while not stop.is_set():
-            self._tell(self._status())
+            self._telling.turn()
             self._take_events()
             now = time.time()
             for action in self._rounds.tick(now):
@@ -180,10 +184,10 @@ class Aggregator:
             self._outbound.send(self._session, self._topics, stop)
             for device, ack in self._reception.quiet(time.monotonic()):
                 self._answer(device, ack)
-            self._say_waiting(now)
+            self._telling.say_waiting(now)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
-                self._publish_health()
+                self._telling.publish()
         _log.info("stopped after %d rounds; the next start goes on from here", self._rounds.done)
         return False
 
@@ -266,7 +270,7 @@ class Aggregator:
     def _announce(self, manifest: Manifest, images: Mapping[str, int]) -> None:
         self._manifest = manifest
         self._reception.open(manifest, self._network, images)
-        self._enter("collecting")
+        self._telling.enter("collecting")
         self._session.publish_retained(self._topics.round, encode(manifest))
         self._outbound.want_all(manifest.model.digest)
         if self._rounds.done == self._began_after:
@@ -279,13 +283,13 @@ class Aggregator:
         assert manifest is not None
         for device, ack in self._reception.close():
             self._answer(device, ack)
-        self._enter("averaging")
+        self._telling.enter("averaging")
         averaged = average_round(
             self._network,
             stored_updates(self._ledger, self._store, opened.number, self._network.plan),
             self._lesson.average,
         )
-        self._enter("evaluating")
+        self._telling.enter("evaluating")
         judged = judge_round(opened, averaged, self._held_out)
         closed = record_round(opened, manifest, averaged, judged, closed_s=time.time())
         keep_round(self._ledger, self._store, judged, closed)
@@ -296,9 +300,10 @@ class Aggregator:
             if record.accuracy is None
             else (f", accuracy {100 * record.accuracy:.2f} % after round {record.evaluated_round}")
         )
-        self._accuracy = self._accuracy if record.accuracy is None else record.accuracy
+        if record.accuracy is not None:
+            self._telling.accuracy = record.accuracy
         self._rounds.closed()
-        self._phase = "waiting"
+        self._telling.phase = "waiting"
         _log.info(
             "round %d closed: %d of %d devices, %d images%s",
             opened.number,
@@ -310,7 +315,7 @@ class Aggregator:
 
     def _finish(self) -> bool:
         """Say that the training is over; return whether the broker has heard it."""
-        self._enter("finished")
+        self._telling.enter("finished")
         manifest = self._lesson.last_manifest(
             self._settings,
             model=self._model_reference,
@@ -326,70 +331,3 @@ class Aggregator:
         self._rounds.finished()
         _log.info("finished after %d rounds", self._settings.last)
         return True
-
-    # -- what others see -----------------------------------------------------------------------------------------------
-
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        self._tell(self._status())
-        self._publish_health()
-
-    def _status(self) -> str:
-        opened = self._rounds.open
-        if opened is None or not self._rounds.connected:
-            return self._waiting or self._phase
-        answered = f"{len(self._rounds.answered)} of {len(opened.selected)} updates are here"
-        return f"{self._phase}, round {opened.number} of {self._settings.last}, {answered}"
-
-    def _publish_health(self) -> None:
-        opened = self._rounds.open
-        health = AggregatorHealth(
-            time_s=time.time(),
-            round=self._rounds.done if opened is None else opened.number,
-            rounds=self._settings.last,
-            phase=self._phase,  # type: ignore[arg-type]
-            accuracy=self._accuracy,
-            selected=() if opened is None else opened.selected,
-            answered=tuple(sorted(self._rounds.answered)),
-        )
-        self._session.publish_retained(self._topics.aggregator_health, encode(health), qos=0)
-        self._status_socket.tell(
-            AggregatorStatus(
-                federation=self._federation,
-                state=self._phase,
-                doing=self._status(),
-                connected=self._rounds.connected,
-                round=health.round,
-                rounds=health.rounds,
-                accuracy=self._accuracy,
-                devices=tuple(sorted(self._rounds.present)),
-                selected=health.selected,
-                answered=health.answered,
-                deadline_s=None if opened is None else opened.deadline_s,
-            )
-        )
-
-    def _say_waiting(self, now: float) -> None:
-        """Never wait silently: say at once what is waited for when that changes, and again every few seconds."""
-        opened = self._rounds.open
-        here, least = len(self._rounds.present), self._settings.least_devices
-        if not self._rounds.connected:
-            waiting = "waiting for the broker"
-        elif opened is not None:
-            waiting = f"round {opened.number}"  # that it began was said already
-        elif here < least:
-            waiting = f"waiting for devices: {here} of at least {least} are here"
-        else:
-            waiting = ""
-        if waiting == self._waiting and time.monotonic() < self._say_again_s:
-            return
-        news = waiting != self._waiting
-        self._waiting, self._say_again_s = waiting, time.monotonic() + _SAY_WAITING_S
-        if opened is None or not self._rounds.connected:
-            if waiting:
-                _log.info("%s", waiting)
-        elif not news:
-            missing = sorted(set(opened.selected) - self._rounds.answered)
-            left_s = max(0.0, opened.deadline_s - now)
-            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            _log.info("%s: waiting for %d devices (%s), %.0f s left", waiting, len(missing), names, left_s)
