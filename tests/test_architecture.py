@@ -12,6 +12,7 @@ PACKAGE = Path(distreal_edge.__file__).parent
 ROOMS = [
     "errors",
     "durable",
+    "identity",
     "pulse",
     "status",
     "machine",

@@ -18,6 +18,8 @@ _VERBS = {
     "check-config": "distreal_edge.cli.check_config",
     "demo": "distreal_edge.cli.demo",
     "doctor": "distreal_edge.cli.doctor",
+    "enroll": "distreal_edge.cli.enroll",
+    "keys": "distreal_edge.cli.keys",
     "profile": "distreal_edge.cli.profile",
     "record": "distreal_edge.cli.record",
     "run": "distreal_edge.cli.run",
