@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from distreal_edge.errors import TransportError
 from distreal_edge.transport.delivery import Delivery
 from distreal_edge.transport.inbox import RECEIVE_MAXIMUM, Inbox, Message
-from distreal_edge.transport.tls import refused_by_tls
+from distreal_edge.transport.tls import explain_loss, refused_by_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -185,7 +185,7 @@ class Connection:
         try:
             self._end(self._connect_and_serve())
         except ssl.SSLError as error:
-            self._end(Ending(f"TLS: {error}", final=refused_by_tls(error)))
+            self._end(Ending(self._explain(str(error)), final=refused_by_tls(error)))
         except (OSError, ValueError) as error:  # ValueError: paho's word for a host name that cannot be one
             self._end(Ending(str(error) or type(error).__name__))
         except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: a fault of ours must not end it silently
@@ -220,7 +220,9 @@ class Connection:
                 return Ending(f"accepted the connection but did not answer within {CONNECT_TIMEOUT_S:g} s")
             code = self._turn()
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS and self._ending is None:
-                return Ending(self._network_error or paho.error_string(code), final=self._network_refusal())
+                return Ending(
+                    self._explain(self._network_error or paho.error_string(code)), final=self._network_refusal()
+                )
         return self._ending
 
     def _turn(self) -> MQTTErrorCode:
@@ -270,6 +272,9 @@ class Connection:
         self._client.on_log = None
         self._wake_receiver.close()
         self._wake_sender.close()
+
+    def _explain(self, said: str) -> str:
+        return explain_loss(said, tls=self._endpoint.tls is not None, accepted=self._connected)
 
     def _network_refusal(self) -> bool:
         # With TLS 1.3 the broker's refusal of our certificate arrives after the handshake, as an alert in what paho

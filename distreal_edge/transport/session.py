@@ -14,7 +14,7 @@ from distreal_edge.errors import ConfigError, TransportError
 from distreal_edge.transport.connection import Connection, Ending, Endpoint
 from distreal_edge.transport.delivery import DELIVERY_TIMEOUT_S, Delivery
 from distreal_edge.transport.inbox import Connected, Disconnected, Inbox
-from distreal_edge.transport.tls import TlsFiles, check_plaintext, tls_context
+from distreal_edge.transport.tls import PLAINTEXT, TlsFiles, check_plaintext, is_loopback, tls_context
 from distreal_edge.transport.topics import check_name
 
 if TYPE_CHECKING:
@@ -282,6 +282,8 @@ class Session:
             self._ready, self._last_reason = ready, ""
             self._changed.notify_all()
         _log.info("connected to %s as %s", self._endpoint, self._endpoint.client_id)
+        if self._endpoint.tls is None and not is_loopback(self._endpoint.host):
+            _log.warning("%s: %s", self._endpoint, PLAINTEXT)
 
     def _on_ended(self, ending: Ending) -> None:
         with self._changed:

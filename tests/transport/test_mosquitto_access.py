@@ -112,7 +112,7 @@ def test_a_broker_that_somebody_else_vouches_for_is_refused_for_good(
     with (
         mosquitto(tmp_path, free_port, tls_config(strangers, ca=ours)),
         session(free_port, pi_files(ours)) as pi,
-        pytest.raises(TransportError, match="CERTIFICATE_VERIFY_FAILED"),
+        pytest.raises(TransportError, match="another authority than ca vouches for the broker"),
     ):
         pi.wait_connected(WAIT_S)
 
