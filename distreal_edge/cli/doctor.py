@@ -141,7 +141,7 @@ def _broker(broker: Broker) -> tuple[dict[str, Any] | None, list[Finding]]:
 
     try:
         arguments = broker_arguments(broker)
-        reading = checks.read_broker(broker.host, broker.port, arguments.get("tls"))
+        reading = checks.read_broker(broker.host, broker.tcp_port, arguments["tls"])
     except DistrealError as error:
         return None, [checks.Finding("broker", str(error), "mend [broker]; docs/configuration.md has every key")]
     findings = [checks.judge_broker(reading)]

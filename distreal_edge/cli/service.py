@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     from distreal_edge.config import Broker
 
-__all__ = ["broker_arguments", "keep_serving", "service_files", "stopping_on_signals"]
+__all__ = ["broker_arguments", "handed_over", "keep_serving", "service_files", "stopping_on_signals"]
 
 _log = logging.getLogger(__name__)
 # Where systemd's units look for them.
 _SERVICES: Final = (Path("/etc/distreal-edge/device.toml"), Path("/etc/distreal-edge/federation.toml"))
+_CREDENTIALS: Final = tuple(Path(f"/run/credentials/distreal-edge-{role}.service") for role in ("device", "aggregator"))
 # What systemd, and an owner at the terminal, can count on; a process of lowest priority needs some of it to get going.
 _END_WITHIN_S = 2.0
 _MARGIN_S = 0.5
@@ -107,13 +109,35 @@ def keep_serving(serve: Callable[[], object], stop: threading.Event, turn: Calla
 
 
 def broker_arguments(broker: Broker) -> dict[str, Any]:
-    """Return what a `Session` needs to know about the broker; raise `ConfigError` when it would be talked to openly."""
-    arguments: dict[str, Any] = {"host": broker.host, "port": broker.port, "allow_plaintext": broker.allow_plaintext}
+    """Return what a `Session` needs to know about the broker.
+
+    Raises `ConfigError` when it would be talked to openly, or the files for TLS cannot be used.
+    """
+    tls = broker.tls
+    if tls is not None:
+        tls = replace(tls, ca=handed_over(tls.ca), certificate=handed_over(tls.certificate), key=handed_over(tls.key))
+    arguments: dict[str, Any] = {
+        "host": broker.host,
+        "port": broker.tcp_port,
+        "tls": tls,
+        "allow_plaintext": broker.allow_plaintext,
+    }
     if not broker.allow_plaintext:
         from distreal_edge.transport import Session  # noqa: PLC0415 - --help must be quick
 
         Session(client_id="check", **arguments)  # connects to nothing until it is entered
     return arguments
+
+
+def handed_over(path: Path) -> Path:
+    """Return where systemd has put this file for us, if it did: `tls/ca.pem` is its credential `tls_ca.pem`.
+
+    A service's user finds them also outside the service while it runs, in place of a file that is root's alone.
+    """
+    name = f"{path.parent.name}_{path.name}"
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    places = [Path(folder)] if folder else [] if os.access(path, os.R_OK) else list(_CREDENTIALS)
+    return next((place / name for place in places if os.access(place / name, os.R_OK)), path)
 
 
 def service_files() -> list[Path]:

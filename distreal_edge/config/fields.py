@@ -12,7 +12,7 @@ import msgspec
 
 from distreal_edge.data.load import SOURCES
 from distreal_edge.errors import ConfigError
-from distreal_edge.transport.tls import check_plaintext
+from distreal_edge.transport.tls import TlsFiles, check_plaintext
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,29 +59,63 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
 
-class Broker(Section, frozen=True):
-    """Where the MQTT broker listens.
+class Broker(Section, frozen=True, omit_defaults=True):
+    """Where the MQTT broker listens, and the PEM files with which we and it know each other.
 
-    Without TLS only a broker on this machine is accepted, unless `allow_plaintext` says that the network in between is
-    trusted.
+    `ca` is the authority that both trust, `certificate` and `key` are our own. A relative path begins at the
+    configuration file's folder. Without them only a broker on this machine is accepted, unless `allow_plaintext` says
+    that the network in between is trusted.
     """
 
     host: Text = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] | None = None
+    ca: Text | None = None
+    certificate: Text | None = None
+    key: Text | None = None
     allow_plaintext: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the host is one, and that the way to it may be open to others."""
+        """Check that the host is one, that all files are named or none, and that the way may be open to others."""
         if not (_HOST.fullmatch(self.host) or _is_address(self.host)):
             raise ConfigError(
                 f"host: {self.host!r} is more than a name or an address; write mqtt://pi.lan:1884 as host = 'pi.lan' "
                 "and port = 1884"
             )
-        if not self.allow_plaintext:
+        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        given = [name for name, path in files.items() if path is not None]
+        missing = [name for name in files if name not in given]
+        if given and missing:
+            raise ConfigError(f"{given[0]}: TLS needs {' and '.join(missing)} as well")
+        for name in given:
+            check_path(name, files[name])
+        if given and self.allow_plaintext:
+            raise ConfigError(
+                "allow_plaintext: leave it out beside ca, certificate and key; with them nothing is plain"
+            )
+        if not given and not self.allow_plaintext:
             try:
                 check_plaintext(self.host, allowed=False)
             except ConfigError as error:
                 raise ConfigError(f"host: {error}") from None
+
+    @property
+    def tcp_port(self) -> int:
+        """Where the broker listens: as configured, else the usual port with or without TLS."""
+        return self.port or (1883 if self.tls is None else 8883)
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files for TLS, if it is to be spoken."""
+        if self.ca is None or self.certificate is None or self.key is None:
+            return None
+        return TlsFiles(Path(self.ca).expanduser(), Path(self.certificate).expanduser(), Path(self.key).expanduser())
+
+    def beside(self, folder: Path) -> Broker:
+        """Return the same with relative paths beginning at this folder."""
+        if self.tls is None:
+            return self
+        ca, certificate, key = (str(folder / each) for each in (self.tls.ca, self.tls.certificate, self.tls.key))
+        return msgspec.structs.replace(self, ca=ca, certificate=certificate, key=key)
 
 
 class Shard(Section, frozen=True):

@@ -11,6 +11,7 @@ import msgspec
 from distreal_edge.config.device import DeviceConfig
 from distreal_edge.config.explain import explain, explain_toml
 from distreal_edge.config.federation import FederationConfig
+from distreal_edge.config.fields import Broker
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,16 +28,21 @@ _FILES: Final[dict[str, type[msgspec.Struct]]] = {"device.toml": DeviceConfig, "
 def load_config(path: str | Path, kind: type[_File]) -> _File:
     """Read `path` as a `kind`; raise `ConfigError` that names the key, its line and the nearest known key.
 
-    Whatever can be known to be wrong from the file alone is found here, before anything starts.
+    Whatever can be known to be wrong from the file alone is found here, before anything starts. Certificates are
+    looked for beside it.
     """
     text = _read(path)
     document = _parse(path, text)
     try:
-        return msgspec.convert(document, type=kind)
+        found = msgspec.convert(document, type=kind)
     except msgspec.ValidationError as error:
         where, what = explain(str(error), kind, document, _FILES)
         message = f"{path}:{_line(text, where)}: {what}"
         raise ConfigError(message) from None
+    broker = getattr(found, "broker", None)
+    if not isinstance(broker, Broker):
+        return found
+    return msgspec.structs.replace(found, broker=broker.beside(Path(path).parent.absolute()))
 
 
 def find_role(path: str | Path) -> type[DeviceConfig | FederationConfig]:
