@@ -13,7 +13,8 @@ from distreal_edge.device.rounds import DeviceRounds
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.trace import Trace
 from distreal_edge.device.trainer import MiniBatch, train_round
-from distreal_edge.device.update import Update, UpdateHeader, decode_update, encode_update, most_bytes
+from distreal_edge.device.update import Update, UpdateHeader, encode_update, most_bytes
+from distreal_edge.device.update_file import UpdateReader, decode_update, read_update
 
 __all__ = [
     "Availability",
@@ -34,10 +35,12 @@ __all__ = [
     "TraceBoard",
     "Update",
     "UpdateHeader",
+    "UpdateReader",
     "become_guest",
     "decode_update",
     "encode_update",
     "measure_speed",
     "most_bytes",
+    "read_update",
     "train_round",
 ]

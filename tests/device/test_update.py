@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from distreal_edge.device import Update, UpdateHeader, decode_update, encode_update, most_bytes
+from distreal_edge.device import survivors as survivors_module
 from distreal_edge.device import update as update_module
-from distreal_edge.device.update import MAXIMUM_KINDS, SurvivorLog, most_kinds
+from distreal_edge.device.survivors import MAXIMUM_KINDS, SurvivorLog, most_kinds
 from distreal_edge.dropout import Subset
 from distreal_edge.errors import ProtocolError
 from distreal_edge.network import PlanBuilder
@@ -44,9 +45,13 @@ def make_update(plan: Plan) -> Callable[..., Update]:
         }
         kept = rng.random((2, plan.filters + 1)) < 0.5
         kept[:, -1] = True
+        trained = {
+            name: np.any([parameter.touched(mask) for mask in kept], axis=0)
+            for name, parameter in plan.parameters.items()
+        }
         return Update(
             UpdateHeader(**fields | overrides),
-            {name: _random(rng, parameter.shape) for name, parameter in plan.parameters.items()},
+            {name: _random(rng, parameter.shape) * trained[name] for name, parameter in plan.parameters.items()},
             {name: abs(_random(rng, shape)) for name, shape in plan.statistics.items()},
             kept,
             np.array([12, 20], dtype=np.int64),
@@ -85,7 +90,8 @@ def test_an_update_without_training_and_without_statistics_comes_back(
     plan: Plan, make_update: Callable[..., Update]
 ) -> None:
     whole = make_update(images=0, mini_batches=0, loss=None, statistics_images=0)
-    empty = Update(whole.header, whole.changes, {}, *SurvivorLog(plan).arrays())
+    nothing = {name: np.zeros_like(change) for name, change in whole.changes.items()}
+    empty = Update(whole.header, nothing, {}, *SurvivorLog(plan).arrays())
     got = decode_update(encode_update(empty), plan)
     assert got.statistics == {}
     assert got.kept.shape == (0, plan.filters + 1)
@@ -120,6 +126,10 @@ def _with_value(name: str, value: float) -> Callable[[dict[str, Any], dict[str, 
     return change
 
 
+def _with_spare_bits(tensors: dict[str, Any], _: dict[str, Any]) -> None:
+    tensors["survivors"] = tensors["survivors"] | np.uint8(1)  # 20 filters in 24 bits
+
+
 def _wrapping_around(tensors: dict[str, Any], _: dict[str, Any]) -> None:
     tensors["survivors"] = np.zeros((3, 3), np.uint8)
     tensors["survivor_images"] = np.array([2**63 - 1, 2**63 - 1, 34])  # 32 in 64 bits
@@ -135,18 +145,26 @@ WAYS_TO_BE_WRONG = {
     "a negative count": ("form", say(images=-1)),
     "a loss that is no number": ("form", say(loss="low")),
     "a header that is a list": ("form", lambda _, header: header.clear()),
-    "a tensor too many": ("shape", spoil("change/extra", np.zeros(3, np.float32))),
-    "a tensor too few": ("shape", lambda tensors, _: tensors.pop("change/conv1.weight")),
+    "a tensor too many": ("shape", spoil("extra", np.zeros(3, np.float32))),
+    "a tensor too few": ("shape", lambda tensors, _: tensors.pop("changes")),
     "no survivors": ("shape", lambda tensors, _: tensors.pop("survivors")),
     "statistics that were not announced": ("shape", say(statistics_images=0)),
-    "a changed shape": ("shape", spoil("change/head.bias", np.zeros((1, 3), np.float32))),
-    "a transposed weight": ("shape", spoil("change/head.weight", np.zeros((12, 3), np.float32))),
-    "float64": ("type", spoil("change/head.bias", np.zeros(3))),
-    "whole numbers": ("type", spoil("change/head.bias", np.zeros(3, np.int32))),
-    "NaN": ("finite", _with_value("change/conv2.weight", math.nan)),
-    "infinity": ("finite", _with_value("change/conv2.weight", -math.inf)),
-    "NaN statistics": ("finite", _with_value("statistics/bn2.running_mean", math.nan)),
-    "a negative variance": ("finite", _with_value("statistics/bn2.running_var", -0.1)),
+    "two axes": ("shape", spoil("changes", np.zeros((1, 1015), np.float32))),
+    "an element too few": ("shape", spoil("changes", np.zeros(1014, np.float32))),
+    "float64": ("type", spoil("changes", np.zeros(1015))),
+    "float16 that was not announced": ("type", spoil("changes", np.zeros(1015, np.float16))),
+    "whole numbers": ("type", spoil("changes", np.zeros(1015, np.int32))),
+    "an unknown encoding": ("form", say(encoding="int4")),
+    "a digest that is none": ("form", say(digest="none")),
+    "another digest": ("digest", say(digest="0" * 64)),
+    "a changed change": ("digest", _with_value("changes", 0.25)),
+    "a changed statistic": ("digest", _with_value("statistics", 0.25)),
+    "NaN": ("finite", _with_value("changes", math.nan)),
+    "infinity": ("finite", _with_value("changes", -math.inf)),
+    "NaN statistics": ("finite", _with_value("statistics", math.nan)),
+    "a negative variance": ("finite", _with_value("statistics", -0.1)),
+    "changes of what was not trained": ("untrained", spoil("changes", np.ones(1015, np.float32))),
+    "survivors that are no filters": ("form", _with_spare_bits),
     "survivors of float32": ("type", spoil("survivors", np.zeros((2, 3), np.float32))),
     "survivors of another network": ("shape", spoil("survivors", np.zeros((2, 4), np.uint8))),
     "one row of survivors too many": ("shape", spoil("survivors", np.zeros((3, 3), np.uint8))),
@@ -228,7 +246,7 @@ def test_the_cap_holds_the_largest_sound_update(
     whole = make_update()
     kinds = most_kinds(plan)
     # Nothing to spare but for the header.
-    monkeypatch.setattr(update_module, "_MAXIMUM_HEADER_BYTES", 8192)
+    monkeypatch.setattr(update_module, "MAXIMUM_HEADER_BYTES", 2048)
     fields = {name: getattr(whole.header, name) for name in whole.header.__struct_fields__}
     header = UpdateHeader(**fields | {"images": kinds, "mini_batches": kinds})
     kept = np.ones((kinds, plan.filters + 1), np.bool_)
@@ -243,7 +261,7 @@ def test_masks_are_bounded_for_wide_networks_and_enough_for_a_long_round(network
     assert 2000 < most_kinds(plan) <= MAXIMUM_KINDS
     assert most_kinds(plan) * (plan.filters + 1) <= 2**26
     header = len(encode_update(_nothing_of(plan))) - 4 * sum(math.prod(shape) for shape in plan.tensors.values())
-    assert header < update_module._MAXIMUM_HEADER_BYTES / 4
+    assert header < update_module.MAXIMUM_HEADER_BYTES / 4
 
 
 def _nothing_of(plan: Plan) -> Update:
@@ -268,7 +286,7 @@ def test_the_log_counts_images_by_subset(plan: Plan) -> None:
 
 
 def test_a_full_log_has_room_for_what_it_knows_only(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_module, "MAXIMUM_KINDS", 1)
+    monkeypatch.setattr(survivors_module, "MAXIMUM_KINDS", 1)
     log, known = SurvivorLog(plan), Subset.full(plan.sizes)
     assert log.has_room(known)
     log.add(known, 1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distreal_edge.network import Plan
 
 ROUNDS = 3000
-REASONS = {"form", "shape", "type", "finite", "samples", "size"}
+REASONS = {"form", "shape", "type", "finite", "samples", "size", "digest", "untrained"}
 
 
 @pytest.fixture(scope="module")

@@ -107,4 +107,4 @@ def test_a_device_needs_neither_pytorch_nor_anything_for_tests(wheel: zipfile.Zi
         line.split(">")[0].split("=")[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line
     }
 
-    assert required == {"numpy", "psutil", "paho-mqtt", "safetensors", "msgspec", "click", "rich"}
+    assert required == {"numpy", "psutil", "paho-mqtt", "safetensors", "zstandard", "msgspec", "click", "rich"}
