@@ -90,7 +90,7 @@ def _examine(path: Path | None) -> Iterator[Finding]:
         yield checks.judge_program(program)
     yield checks.judge_clock(checks.read_clock())
     if path is not None and config is not None:
-        yield from _of_configuration(path, config)
+        yield from _of_configuration(path, config, running=running is not None)
     time.sleep(max(0.0, _WINDOW_S - (time.monotonic() - began_s)))
     available = monitor.sample()  # before the engine is tried, which is not our own process
     yield from checks.judge_limits(checks.read_limits(Roots(), running), available, limits)
@@ -113,11 +113,11 @@ def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
     return config, Finding("configuration", f"{path} is sound")
 
 
-def _of_configuration(path: Path, config: DeviceConfig | FederationConfig) -> Iterator[Finding]:
+def _of_configuration(path: Path, config: DeviceConfig | FederationConfig, *, running: bool) -> Iterator[Finding]:
     from distreal_edge import doctor as checks  # noqa: PLC0415
     from distreal_edge.config import DeviceConfig  # noqa: PLC0415
 
-    broker, findings = _broker(config.broker)
+    broker, findings = _broker(config.broker, running=running)
     yield from findings
     state = Path(config.state).expanduser()
     name: str | None
@@ -134,20 +134,26 @@ def _of_configuration(path: Path, config: DeviceConfig | FederationConfig) -> It
         yield checks.judge_images(_images(path, name))
 
 
-def _broker(broker: Broker) -> tuple[dict[str, Any] | None, list[Finding]]:
+def _broker(broker: Broker, *, running: bool) -> tuple[dict[str, Any] | None, list[Finding]]:
     """Return a session's arguments if the broker can be reached, and what is to be said of it and of certificates."""
     from distreal_edge import doctor as checks  # noqa: PLC0415
-    from distreal_edge.cli.service import broker_arguments  # noqa: PLC0415
+    from distreal_edge.cli.service import broker_arguments, handed_over_files  # noqa: PLC0415
 
+    files = handed_over_files(broker)
+    findings: list[Finding] = []
+    if files is not None:
+        findings += checks.judge_certificates(checks.read_certificates(files), time.time())
+        findings += checks.judge_pair(checks.read_pair(files))
     try:
         arguments = broker_arguments(broker)
-        reading = checks.read_broker(broker.host, broker.tcp_port, arguments["tls"])
+        reading = checks.read_broker(broker.host, broker.tcp_port, arguments["tls"], greet=not (files and running))
     except DistrealError as error:
-        return None, [checks.Finding("broker", str(error), "mend [broker]; docs/configuration.md has every key")]
-    findings = [checks.judge_broker(reading)]
-    if arguments.get("tls") is not None:
-        findings += checks.judge_certificates(checks.read_certificates(arguments["tls"]), time.time())
-    return arguments if findings[0].passed else None, findings
+        if all(finding.passed for finding in findings):
+            findings.append(checks.Finding("broker", str(error), "mend [broker]; docs/configuration.md has every key"))
+        return None, findings
+    findings.insert(0, checks.judge_broker(reading))
+    # A second connection with the same certificate would take the place of the program that runs.
+    return arguments if findings[0].passed and reading.reached == "broker" else None, findings
 
 
 def _network(config: FederationConfig) -> tuple[list[Finding], int]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from distreal_edge.config import Broker
+    from distreal_edge.transport import TlsFiles
 
-__all__ = ["broker_arguments", "handed_over", "keep_serving", "service_files", "stopping_on_signals"]
+__all__ = ["broker_arguments", "handed_over_files", "keep_serving", "service_files", "stopping_on_signals"]
 
 _log = logging.getLogger(__name__)
 # Where systemd's units look for them.
@@ -113,13 +114,10 @@ def broker_arguments(broker: Broker) -> dict[str, Any]:
 
     Raises `ConfigError` when it would be talked to openly, or the files for TLS cannot be used.
     """
-    tls = broker.tls
-    if tls is not None:
-        tls = replace(tls, ca=handed_over(tls.ca), certificate=handed_over(tls.certificate), key=handed_over(tls.key))
     arguments: dict[str, Any] = {
         "host": broker.host,
         "port": broker.tcp_port,
-        "tls": tls,
+        "tls": handed_over_files(broker),
         "allow_plaintext": broker.allow_plaintext,
     }
     if not broker.allow_plaintext:
@@ -129,11 +127,18 @@ def broker_arguments(broker: Broker) -> dict[str, Any]:
     return arguments
 
 
-def handed_over(path: Path) -> Path:
-    """Return where systemd has put this file for us, if it did: `tls/ca.pem` is its credential `tls_ca.pem`.
+def handed_over_files(broker: Broker) -> TlsFiles | None:
+    """Return the files for TLS where systemd has put them for us, if it did: `tls/ca.pem` is its `tls_ca.pem`.
 
-    A service's user finds them also outside the service while it runs, in place of a file that is root's alone.
+    A service's user finds them also outside the service while it runs, in place of files that are root's alone.
     """
+    files = broker.tls
+    if files is None:
+        return None
+    return replace(files, ca=_found(files.ca), certificate=_found(files.certificate), key=_found(files.key))
+
+
+def _found(path: Path) -> Path:
     name = f"{path.parent.name}_{path.name}"
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     places = [Path(folder)] if folder else [] if os.access(path, os.R_OK) else list(_CREDENTIALS)

@@ -6,7 +6,14 @@ Every check is a pure judgement over what was read, and a reader beside it.
 from __future__ import annotations
 
 from distreal_edge.doctor.broker import BrokerReading, judge_broker, read_broker
-from distreal_edge.doctor.certificates import CertificateReading, judge_certificates, read_certificates
+from distreal_edge.doctor.certificates import (
+    CertificateReading,
+    PairReading,
+    judge_certificates,
+    judge_pair,
+    read_certificates,
+    read_pair,
+)
 from distreal_edge.doctor.child import ChildFailure, run_child
 from distreal_edge.doctor.clock import ClockReading, judge_clock, read_clock
 from distreal_edge.doctor.disk import DiskReading, judge_disk, read_disk
@@ -29,6 +36,7 @@ __all__ = [
     "HeatReading",
     "ImagesReading",
     "LimitsReading",
+    "PairReading",
     "ProgramReading",
     "judge_broker",
     "judge_certificates",
@@ -38,6 +46,7 @@ __all__ = [
     "judge_heat",
     "judge_images",
     "judge_limits",
+    "judge_pair",
     "judge_profile",
     "judge_program",
     "read_broker",
@@ -47,6 +56,7 @@ __all__ = [
     "read_engine",
     "read_heat",
     "read_limits",
+    "read_pair",
     "read_program",
     "read_table_digest",
     "run_child",

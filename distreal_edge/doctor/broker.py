@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from distreal_edge.doctor.finding import Finding
 from distreal_edge.transport.connection import Connection, Endpoint
 from distreal_edge.transport.inbox import Inbox
-from distreal_edge.transport.tls import tls_context
+from distreal_edge.transport.tls import explain_loss, tls_context
 
 if TYPE_CHECKING:
     from distreal_edge.transport import TlsFiles
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BrokerReading", "judge_broker", "read_broker"]
 
 _TIMEOUT_S: Final = 5.0
+_VERDICT_S: Final = 1.0
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -28,13 +30,17 @@ class BrokerReading:
 
     host: str
     port: int
-    reached: Literal["nothing", "name", "port", "broker"]
+    reached: Literal["nothing", "name", "port", "handshake", "broker"]
     said: str = ""
     seconds: float = 0.0
 
 
-def read_broker(host: str, port: int, tls: TlsFiles | None = None) -> BrokerReading:
-    """Connect as somebody who never comes back; raise `ConfigError` when the files cannot be used."""
+def read_broker(host: str, port: int, tls: TlsFiles | None = None, *, greet: bool = True) -> BrokerReading:
+    """Connect as somebody who never comes back; raise `ConfigError` when the files cannot be used.
+
+    Without `greet` only as far as TLS goes: a broker that takes the name in a certificate for the client's id would
+    end the connection of the program that has the same one.
+    """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -42,6 +48,8 @@ def read_broker(host: str, port: int, tls: TlsFiles | None = None) -> BrokerRead
     refusals = [_refusal(*address) for address in addresses]
     if all(refusals):
         return BrokerReading(host, port, "name", refusals[-1])
+    if tls is not None and not greet:
+        return _shake_hands_only(host, port, tls)
     return _shake_hands(host, port, tls)
 
 
@@ -74,6 +82,24 @@ def _shake_hands(host: str, port: int, tls: TlsFiles | None) -> BrokerReading:
     return BrokerReading(host, port, "port", ending.reason)
 
 
+def _shake_hands_only(host: str, port: int, tls: TlsFiles) -> BrokerReading:
+    context, began_s = tls_context(tls), time.monotonic()
+    try:
+        with (
+            socket.create_connection((host, port), _TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as shaken,
+        ):
+            seconds = time.monotonic() - began_s
+            # With TLS 1.3 the broker says afterwards what it thinks of our certificate, and nothing when it is good.
+            shaken.settimeout(_VERDICT_S)
+            with contextlib.suppress(TimeoutError):
+                if not shaken.recv(1):
+                    return BrokerReading(host, port, "port", "ended the connection after the handshake")
+    except OSError as error:
+        return BrokerReading(host, port, "port", explain_loss(str(error), tls=True, accepted=False))
+    return BrokerReading(host, port, "handshake", seconds=seconds)
+
+
 def judge_broker(reading: BrokerReading) -> Finding:
     """Say how to mend what a connection ended at."""
     where = f"{reading.host}:{reading.port}"
@@ -81,6 +107,9 @@ def judge_broker(reading: BrokerReading) -> Finding:
     match reading.reached:
         case "broker":
             return Finding("broker", f"{where} speaks MQTT 5, answered after {1e3 * reading.seconds:.0f} ms")
+        case "handshake":
+            said = f"{where} and we know each other, after {1e3 * reading.seconds:.0f} ms; the program here talks to it"
+            return Finding("broker", said)
         case "nothing":
             return Finding(
                 "broker",
@@ -101,6 +130,9 @@ def judge_broker(reading: BrokerReading) -> Finding:
                 "start the broker there with a `listener` for this network (broker_config/mosquitto.conf), "
                 "let its firewall pass the port, or mend host and port under [broker]",
             )
+        case "port" if reading.said.startswith("TLS: ") and "; " in reading.said:
+            meaning, _, remedy = reading.said.partition("; ")
+            return Finding("broker", f"{where}: {meaning}", remedy)
         case "port":
             return Finding(
                 "broker",

@@ -1,10 +1,7 @@
-"""Judge for how long the certificates are good that we and the broker show each other."""
+"""Judge whether the certificates that we and the broker show each other are good, and fit together."""
 
 from __future__ import annotations
 
-import calendar
-import re
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,19 +9,19 @@ from typing import TYPE_CHECKING, Final
 from distreal_edge.doctor.finding import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from cryptography import x509
 
     from distreal_edge.transport import TlsFiles
 
-__all__ = ["CertificateReading", "judge_certificates", "read_certificates"]
+__all__ = ["CertificateReading", "PairReading", "judge_certificates", "judge_pair", "read_certificates", "read_pair"]
 
 _DAY_S: Final = 86400.0
 _SOON_S: Final = 30.0 * _DAY_S
-_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-_SEQUENCE: Final = 0x30
-_VERSION: Final = 0xA0
-_TIMES: Final = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+_REVOCATIONS: Final = "crl.pem"
+"""The revocation list, when there is one beside the authority's certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +34,52 @@ class CertificateReading:
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PairReading:
+    """How our own certificate fits the authority and the key, and who else can read that; None: it cannot be known."""
+
+    certificate: Path
+    authority: Path
+    key: Path
+    key_failure: str = ""
+    belongs: bool | None = None
+    signed: bool | None = None
+    for_clients: bool | None = None
+    revoked: bool | None = None
+    open_to_others: bool = False
+
+
 def read_certificates(files: TlsFiles) -> tuple[CertificateReading, ...]:
     """Read the certificate of the authority, and our own."""
-    return tuple(_read(path) for path in (files.ca, files.certificate))
+    return tuple(_read(path)[0] for path in (files.ca, files.certificate))
+
+
+def read_pair(files: TlsFiles) -> PairReading:
+    """Read how the files fit together."""
+    from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415 - only where there is TLS
+
+    from distreal_edge.identity.checking import belongs, is_for, leads_to, read_key  # noqa: PLC0415
+
+    authorities, chain = _read(files.ca)[1], _read(files.certificate)[1]
+    failure, key, open_to_others = "", None, False
+    try:
+        key = read_key(files.key.read_bytes())
+        open_to_others = _open_to_others(files.key)
+    except OSError as error:
+        failure = error.strerror or str(error)
+    except ValueError:
+        failure = "holds no private key, or a damaged or locked one"
+    return PairReading(
+        files.certificate,
+        files.ca,
+        files.key,
+        failure,
+        belongs(key, chain[0]) if key is not None and chain else None,
+        leads_to(chain, authorities) if chain and authorities else None,
+        is_for(chain[0], ExtendedKeyUsageOID.CLIENT_AUTH) if chain else None,
+        _is_revoked(chain[0], authorities, files.ca.with_name(_REVOCATIONS)) if chain else None,
+        open_to_others,
+    )
 
 
 def judge_certificates(readings: tuple[CertificateReading, ...], now_s: float) -> tuple[Finding, ...]:
@@ -47,8 +87,31 @@ def judge_certificates(readings: tuple[CertificateReading, ...], now_s: float) -
     return tuple(_judge(reading, now_s) for reading in readings)
 
 
+def judge_pair(reading: PairReading) -> tuple[Finding, ...]:
+    """Say whether certificate, authority and key fit together, and whether the key is ours alone."""
+    enrol = "install them anew, from one enrolment file: distreal-edge enroll FILE --replace"
+    problems: list[tuple[str, str]] = []
+    if reading.key_failure:
+        problems.append((f"{reading.key}: {reading.key_failure}", enrol))
+    if reading.belongs is False:
+        problems.append((f"{reading.key}: does not belong to {reading.certificate}", enrol))
+    if reading.signed is False:
+        problems.append((f"{reading.certificate}: was not signed by the authority in {reading.authority}", enrol))
+    if reading.for_clients is False:
+        what = "is a server's, no broker will take it from us"
+        problems.append((f"{reading.certificate}: {what}", enrol))
+    if reading.revoked:
+        problems.append((f"{reading.certificate}: was revoked", "distreal-edge keys add makes a new one"))
+    if reading.open_to_others:
+        problems.append((f"{reading.key}: others on this machine can read it", f"chmod 600 {reading.key}"))
+    if problems:
+        return tuple(Finding("key", found, remedy) for found, remedy in problems)
+    known = all(each is not None for each in (reading.belongs, reading.signed, reading.for_clients))
+    return (Finding("key", f"{reading.key}: fits its certificate, which the authority has signed"),) if known else ()
+
+
 def _judge(reading: CertificateReading, now_s: float) -> Finding:
-    renew = "make a new one and put it in this place, then restart the program"
+    renew = "distreal-edge keys renew makes a new one; put it in this place and restart the program"
     if reading.failure:
         return Finding("certificate", f"{reading.path}: {reading.failure}", "give a PEM file that this user may read")
     until = time.strftime("%Y-%m-%d", time.gmtime(reading.until_s))
@@ -67,46 +130,38 @@ def _judge(reading: CertificateReading, now_s: float) -> Finding:
     return Finding("certificate", f"{reading.path}: good until {until}")
 
 
-def _read(path: Path) -> CertificateReading:
+def _read(path: Path) -> tuple[CertificateReading, Sequence[x509.Certificate]]:
+    from distreal_edge.identity.checking import read_certificates as parse  # noqa: PLC0415
+
     try:
-        texts = _PEM.findall(path.read_text(encoding="ascii", errors="replace"))
-        times = [_validity(ssl.PEM_cert_to_DER_cert(text)) for text in texts]
+        content = path.read_bytes()
     except OSError as error:
-        return CertificateReading(path, failure=error.strerror or str(error))
-    except (ValueError, IndexError):
-        return CertificateReading(path, failure="its certificate is damaged")
-    if not times:
-        return CertificateReading(path, failure="holds no certificate")
-    return CertificateReading(path, max(begin for begin, _ in times), min(end for _, end in times))
+        return CertificateReading(path, failure=error.strerror or str(error)), ()
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        return CertificateReading(path, failure="holds no certificate"), ()
+    try:
+        found = parse(content)
+    except ValueError:
+        return CertificateReading(path, failure="its certificate is damaged"), ()
+    begin = max(each.not_valid_before_utc for each in found).timestamp()
+    end = min(each.not_valid_after_utc for each in found).timestamp()
+    return CertificateReading(path, begin, end), found
 
 
-def _validity(certificate: bytes) -> tuple[float, float]:
-    """Return `notBefore` and `notAfter` of an X.509 certificate (RFC 5280, 4.1); raise `ValueError`."""
-    ((tag, outer),) = _elements(certificate)
-    _, signed = next(_elements(outer))
-    fields = [element for element in _elements(signed) if element[0] != _VERSION]
-    _, _, _, (validity_tag, validity), *_ = fields  # serial number, algorithm, issuer, validity
-    begin, end = _elements(validity)
-    if (tag, validity_tag) != (_SEQUENCE, _SEQUENCE):
-        raise ValueError("not a certificate")
-    return _seconds(*begin), _seconds(*end)
+def _is_revoked(certificate: x509.Certificate, authorities: Sequence[x509.Certificate], path: Path) -> bool | None:
+    """Look for a certificate on the list beside the authority's; None when there is none that the authority signed."""
+    from cryptography import x509  # noqa: PLC0415
+
+    try:
+        found = x509.load_pem_x509_crl(path.read_bytes())
+        if not any(found.is_signature_valid(each.public_key()) for each in authorities):  # type: ignore[arg-type]
+            return None
+        return found.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield tag and content of the elements that stand one after the other (DER)."""
-    at = 0
-    while at < len(data):
-        tag, length, at = data[at], data[at + 1], at + 2
-        if length & 0x80:
-            size = length & 0x7F
-            length, at = int.from_bytes(data[at : at + size], "big"), at + size
-        if at + length > len(data):
-            raise ValueError("cut off")
-        yield tag, data[at : at + length]
-        at += length
-
-
-def _seconds(tag: int, content: bytes) -> float:
-    if tag not in _TIMES:
-        raise ValueError("no time")
-    return float(calendar.timegm(time.strptime(content.decode("ascii"), _TIMES[tag])))
+def _open_to_others(path: Path) -> bool:
+    """Return whether others can read a key; root's may be open to a group, as systemd's credentials are."""
+    status = path.stat()
+    return bool(status.st_mode & 0o004) or bool(status.st_mode & 0o040 and status.st_uid != 0)

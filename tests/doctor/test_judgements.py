@@ -18,6 +18,7 @@ from distreal_edge.doctor import (
     HeatReading,
     ImagesReading,
     LimitsReading,
+    PairReading,
     ProgramReading,
     judge_broker,
     judge_certificates,
@@ -27,6 +28,7 @@ from distreal_edge.doctor import (
     judge_heat,
     judge_images,
     judge_limits,
+    judge_pair,
     judge_program,
 )
 
@@ -67,17 +69,24 @@ def test_a_clock_is_right_when_somebody_sets_it(time_s: float, error_s: float | 
         (BrokerReading("127.0.0.1", 1883, "name", "Connection refused"), "sudo apt-get install mosquitto"),
         (BrokerReading("192.168.1.9", 1883, "name", "no answer within 5 s"), "firewall"),
         (BrokerReading("192.168.1.9", 1883, "port", "Not authorized"), "journalctl -u mosquitto"),
+        (
+            BrokerReading("192.168.1.9", 8883, "port", "TLS: who are you; enroll"),
+            "192.168.1.9:8883: TLS: who are you | enroll",
+        ),
     ],
 )
 def test_a_broker_is_mended_where_the_way_to_it_ends(reading: BrokerReading, words: str) -> None:
     finding = judge_broker(reading)
     assert not finding.passed
-    assert told(finding, reading.said, words)
+    assert told(finding, reading.said.partition("; ")[0], words)
 
 
 def test_a_broker_that_answers_is_well() -> None:
     finding = judge_broker(BrokerReading("127.0.0.1", 1883, "broker", seconds=0.0123))
     assert finding == Finding("broker", "127.0.0.1:1883 speaks MQTT 5, answered after 12 ms")
+    shaken = judge_broker(BrokerReading("pi.lan", 8883, "handshake", seconds=0.0123))
+    assert shaken.passed
+    assert told(shaken, "we know each other, after 12 ms")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,33 @@ def test_a_certificate_is_good_for_a_month_or_to_be_renewed(
     (finding,) = judge_certificates((reading,), now_s)
     assert finding.passed is passed
     assert told(finding, str(PEM), words)
+
+
+def pair(**changes: object) -> PairReading:
+    fields: dict[str, object] = {"belongs": True, "signed": True, "for_clients": True, "revoked": None}
+    return PairReading(PEM, PEM.with_name("ca.pem"), PEM.with_suffix(".key"), **fields | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        (pair(belongs=False), ["device.key: does not belong to", "device.pem | install them anew"]),
+        (pair(signed=False), ["device.pem: was not signed by the authority in", "ca.pem"]),
+        (pair(for_clients=False), ["is a server's"]),
+        (pair(revoked=True), ["was revoked | distreal-edge keys add"]),
+        (pair(open_to_others=True), ["others on this machine can read it | chmod 600"]),
+        (pair(key_failure="Permission denied", belongs=None), ["device.key: Permission denied"]),
+    ],
+)
+def test_certificate_and_key_that_do_not_fit_are_told_apart(reading: PairReading, words: list[str]) -> None:
+    (finding,) = judge_pair(reading)
+    assert not finding.passed
+    assert told(finding, *words)
+
+
+def test_certificate_and_key_that_fit_are_well_and_nothing_is_said_of_what_is_not_known() -> None:
+    assert [finding.passed for finding in judge_pair(pair(revoked=False))] == [True]
+    assert judge_pair(pair(signed=None)) == ()
 
 
 def disk(**changes: object) -> DiskReading:

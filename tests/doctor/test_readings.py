@@ -31,11 +31,12 @@ from distreal_edge.doctor import (
     read_engine,
     read_heat,
     read_limits,
+    read_pair,
     read_program,
     run_child,
 )
-from distreal_edge.doctor.certificates import _validity
 from distreal_edge.durable import held_folder
+from distreal_edge.identity.checking import read_certificates as parse_certificates
 from distreal_edge.machine import Roots
 from distreal_edge.status import StatusSocket
 from distreal_edge.transport import EmbeddedBroker, TlsFiles, connection
@@ -210,8 +211,33 @@ def test_a_damaged_certificate_is_refused_in_one_way(certificates: TlsFiles, dat
     whole = bytearray(ssl.PEM_cert_to_DER_cert(certificates.ca.read_text()))
     for _ in range(data.draw(st.integers(1, 3))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ValueError, IndexError):
-        _validity(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    pem = ssl.DER_cert_to_PEM_cert(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
+    with contextlib.suppress(ValueError):
+        parse_certificates(pem.encode())
+
+
+def test_our_own_certificate_is_compared_with_authority_and_key(certificates: TlsFiles, tmp_path: Path) -> None:
+    # Both have signed themselves, so that the one is not the other's.
+    reading = read_pair(certificates)
+    assert (reading.belongs, reading.signed, reading.for_clients, reading.revoked) == (True, False, True, None)
+    assert not reading.open_to_others
+    foreign = read_pair(TlsFiles(certificates.ca, certificates.certificate, certificates.ca.with_suffix(".key")))
+    assert foreign.belongs is False
+    alone = read_pair(TlsFiles(certificates.certificate, certificates.certificate, certificates.key))
+    assert alone.signed is True
+    gone = read_pair(TlsFiles(tmp_path / "no", tmp_path / "no", tmp_path / "no"))
+    assert (gone.key_failure, gone.belongs, gone.signed) == ("No such file or directory", None, None)
+    assert "no private key" in read_pair(TlsFiles(certificates.ca, certificates.ca, certificates.ca)).key_failure
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o600, False), (0o400, False), (0o644, True), (0o604, True)])
+def test_a_key_that_others_can_read_is_noticed(
+    certificates: TlsFiles, tmp_path: Path, mode: int, is_open: bool
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(certificates.key.read_bytes())
+    key.chmod(mode)
+    assert read_pair(TlsFiles(certificates.ca, certificates.certificate, key)).open_to_others is is_open
 
 
 # -- disk ----------------------------------------------------------------------------------------------------------
