@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import msgspec
@@ -24,10 +25,10 @@ from distreal_edge.config import (
 )
 from distreal_edge.errors import ConfigError
 from distreal_edge.search import shipped_tables
+from distreal_edge.transport import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 DEVICE = """\
 federation = "farm"
@@ -79,7 +80,7 @@ def complaint(load: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
 
 def test_the_shortest_files_are_sound(load: Callable[..., Any]) -> None:
     device = load(DEVICE, DeviceConfig)
-    assert (device.device, device.data.name, device.broker.port, device.log_steps) == ("pi-1", "mnist", 1883, False)
+    assert (device.device, device.data.name, device.broker.tcp_port, device.log_steps) == ("pi-1", "mnist", 1883, False)
     federation = load(FEDERATION, FederationConfig)
     assert federation.ceiling == (CeilingStep(from_share=0.0, ceiling=1.0),)
     assert federation.network.zoo == "resnet8"
@@ -97,7 +98,7 @@ def test_whole_numbers_stand_for_real_ones_and_arrays_of_tables_are_read(load: C
         ("[rounds]\nsecond = 5\n", 7, "unknown key rounds.second; did you mean 'seconds'?"),
         ("[rounds]\n\n# five\nseconds = 'five'\n", 9, "rounds.seconds: expected a number, got text; write it without"),
         ("[roundz]\nseconds = 5\n", 6, "unknown key roundz; did you mean 'rounds'?"),
-        ("[broker]\nxyz = 1\n", 7, "unknown key broker.xyz; known here: host, port, allow_plaintext"),
+        ("[broker]\nxyz = 1\n", 7, "unknown key broker.xyz; known here: host, port, ca, certificate, key, allow_plain"),
         ("rounds.seconds = true\n", 6, "network.rounds"),
         ("[training]\nbatch = 1.5\n", 7, "training.batch: expected a whole number, got a real number"),
         ("[training]\nbatch = 0\n", 7, "training.batch: expected a whole number of at least 1, got 0"),
@@ -223,7 +224,10 @@ def test_the_mark_that_some_editors_put_first_does_not_matter(load: Callable[...
             "unknown key broker.federation; it belongs at the top, before the first section",
         ),
         ("[broker]\nname = 'x'\n", "unknown key broker.name; it belongs below [data]"),
-        ("[broker]\nresources = 1\n", "unknown key broker.resources; known here: host, port, allow_plaintext"),
+        (
+            "[broker]\nresources = 1\n",
+            "unknown key broker.resources; known here: host, port, ca, certificate, key, allow_plaintext",
+        ),
         ("[broker]\nHOST = 'x'\n", "unknown key broker.HOST; did you mean 'host'?"),
         ("[broker]\nhostname = 'x'\n", "unknown key broker.hostname; did you mean 'host'?"),
         ("[broker]\nallow = true\n", "unknown key broker.allow; did you mean 'allow_plaintext'?"),
@@ -248,6 +252,32 @@ def test_a_mistake_is_told_with_what_was_meant(complaint: Callable[..., str], ad
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
 def test_this_machine_has_several_names(load: Callable[..., Any], host: str) -> None:
     assert load(f"{DEVICE}[broker]\nhost = '{host}'\n", DeviceConfig).broker.host == host
+
+
+TLS = "ca = 'tls/ca.pem'\ncertificate = '/etc/ssl/pi-1.pem'\nkey = 'pi-1.key'\n"
+
+
+def test_with_certificates_the_broker_may_be_anywhere_and_files_are_beside_the_configuration(
+    load: Callable[..., Any], tmp_path: Path
+) -> None:
+    broker = load(f"{DEVICE}[broker]\nhost = 'pi.lan'\n{TLS}", DeviceConfig).broker
+    assert broker.tcp_port == 8883
+    assert broker.tls == TlsFiles(tmp_path / "tls" / "ca.pem", Path("/etc/ssl/pi-1.pem"), tmp_path / "pi-1.key")
+    assert load(f"{DEVICE}[broker]\nport = 1\n{TLS}", DeviceConfig).broker.tcp_port == 1
+    assert load(DEVICE, DeviceConfig).broker.tls is None
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("ca = 'ca.pem'\n", "broker.ca: TLS needs certificate and key as well"),
+        ("certificate = 'a'\nkey = 'b'\n", "broker.certificate: TLS needs ca as well"),
+        (f"allow_plaintext = true\n{TLS}", "broker.allow_plaintext: leave it out beside ca, certificate and key"),
+        ("ca = 'ca.pem'\ncertificate = 'c.pem'\nkey = '~nobody-here/x'\n", "broker.key: '~nobody-here/x' is in a home"),
+    ],
+)
+def test_certificates_are_given_all_or_none(complaint: Callable[..., str], added: str, said: str) -> None:
+    assert said in complaint(f"{DEVICE}[broker]\n{added}", DeviceConfig)
 
 
 @pytest.mark.parametrize("host", ["pi.lan", "192.168.1.9", "2001:db8::7", "fe80::1%eth0"])
