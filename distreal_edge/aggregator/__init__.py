@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distreal_edge.aggregator.averaging import Average, AverageKind, pool_statistics
+from distreal_edge.aggregator.averaging import AverageKind, AverageRule, ClipNorm, average_updates, pool_statistics
 from distreal_edge.aggregator.closing import (
     Averaged,
     Closed,
@@ -25,9 +25,10 @@ __all__ = [
     "REASONS",
     "Aggregator",
     "AggregatorRounds",
-    "Average",
     "AverageKind",
+    "AverageRule",
     "Averaged",
+    "ClipNorm",
     "Close",
     "Closed",
     "Finish",
@@ -43,6 +44,7 @@ __all__ = [
     "Store",
     "StoredUpdate",
     "average_round",
+    "average_updates",
     "ceiling_at",
     "check_ceilings",
     "check_sender",

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from distreal_edge.aggregator.averaging import Average, AverageKind, pool_statistics
+from distreal_edge.aggregator.averaging import AverageKind, AverageRule, average_updates, pool_statistics
 from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
+from distreal_edge.device import UpdateReader, encode_update, read_update
 from distreal_edge.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterable
 
     from distreal_edge.aggregator.rounds import Open
     from distreal_edge.device import Update
@@ -87,31 +86,32 @@ class Closed:
     record: Record
 
 
-def average_round(network: Network, updates: Iterable[Update], kind: AverageKind) -> Averaged:
-    """Average a round's updates of `network`, one at a time; with none of them the network stays as it is."""
-    average = Average(network.plan, kind)
-    answered: list[str] = []
-    statistics: list[tuple[int, Mapping[str, NDArray[np.float32]]]] = []
-    images = mini_batches = macs = 0
-    loss = 0.0
-    for update in updates:
-        header = update.header
-        average.add(update)
-        answered.append(header.device)
-        statistics.append((header.statistics_images, update.statistics))
-        images += header.images
-        mini_batches += header.mini_batches
-        macs += header.macs
-        loss += header.images * (header.loss or 0.0)
-    pooled = pool_statistics(network.plan, statistics)
+def average_round(
+    network: Network, updates: Iterable[Update | UpdateReader], rule: AverageRule | AverageKind
+) -> Averaged:
+    """Average a round's updates of `network`; with none of them the network stays as it is.
+
+    Updates may lie on the disk, of which a part at a time is read then; those of a large network or of many devices
+    should.
+    """
+    rule = rule if isinstance(rule, AverageRule) else AverageRule(rule)
+    readers = [
+        update if isinstance(update, UpdateReader) else read_update(encode_update(update), network.plan)
+        for update in updates
+    ]
+    headers = [reader.header for reader in readers]
+    pooled = pool_statistics(
+        network.plan, [(reader.header.statistics_images, reader.statistics()) for reader in readers], robust=rule.robust
+    )
+    images = sum(header.images for header in headers)
     return Averaged(
-        network=Network(network.plan, average.apply(network.weights)),
+        network=Network(network.plan, average_updates(network.plan, network.weights, readers, rule)),
         measured=with_statistics(network, pooled) if pooled else None,
-        answered=tuple(sorted(answered)),
+        answered=tuple(sorted(header.device for header in headers)),
         images=images,
-        mini_batches=mini_batches,
-        macs=macs,
-        training_loss=loss / images if images else None,
+        mini_batches=sum(header.mini_batches for header in headers),
+        macs=sum(header.macs for header in headers),
+        training_loss=sum(header.images * (header.loss or 0.0) for header in headers) / images if images else None,
     )
 
 

@@ -9,8 +9,10 @@ from distreal_edge.device.measuring import measure_speed
 from distreal_edge.device.monitor import Monitor
 from distreal_edge.device.owner import OwnerLimits, QuietHours
 from distreal_edge.device.pace import Choice, Pace, Speed
+from distreal_edge.device.pieces import Piece, elements_of, offsets_of, pieces_of
 from distreal_edge.device.rounds import DeviceRounds
 from distreal_edge.device.spool import Spool
+from distreal_edge.device.survivors import Survivors
 from distreal_edge.device.trace import Trace
 from distreal_edge.device.trainer import MiniBatch, train_round
 from distreal_edge.device.update import Update, UpdateHeader, encode_update, most_bytes
@@ -26,11 +28,13 @@ __all__ = [
     "Monitor",
     "OwnerLimits",
     "Pace",
+    "Piece",
     "QuietHours",
     "Ran",
     "RealBoard",
     "Speed",
     "Spool",
+    "Survivors",
     "Trace",
     "TraceBoard",
     "Update",
@@ -38,9 +42,12 @@ __all__ = [
     "UpdateReader",
     "become_guest",
     "decode_update",
+    "elements_of",
     "encode_update",
     "measure_speed",
     "most_bytes",
+    "offsets_of",
+    "pieces_of",
     "read_update",
     "train_round",
 ]

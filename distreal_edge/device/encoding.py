@@ -119,7 +119,7 @@ def pack(values: NDArray[np.generic]) -> tuple[bytes, list[int]]:
 
 def _blocks(values: NDArray[np.generic]) -> Iterable[memoryview]:
     for begin in range(0, len(values), BLOCK):
-        yield memoryview(np.ascontiguousarray(values[begin : begin + BLOCK])).cast("B")
+        yield np.ascontiguousarray(values[begin : begin + BLOCK]).data.cast("B")
 
 
 def unpack_block(frame: bytes, unpacked_bytes: int) -> bytes:

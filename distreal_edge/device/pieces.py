@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from distreal_edge.device.survivors import Survivors
     from distreal_edge.network import Parameter, Plan
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 __all__ = ["Piece", "elements_of", "offsets_of", "pieces_of"]
 
@@ -44,7 +46,7 @@ class Piece:
             return survivors.images_of_filters(self.rows.reshape(-1))
         return survivors.images_of_pairs(self.rows, self.columns).reshape(-1)
 
-    def spread(self, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    def spread(self, pairs: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Return for every element what there is for every pair."""
         return pairs if self.kernel == 1 else np.repeat(pairs, self.kernel)
 

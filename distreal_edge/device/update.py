@@ -159,8 +159,8 @@ def _digest(values: NDArray[np.generic], scales: Scales | None, tensors: Mapping
     decoded = np.empty(min(BLOCK, len(values)), dtype="<f4")
     for begin in range(0, len(values), BLOCK):
         block = values[begin : begin + BLOCK]
-        digest.update(dequantise(block, scales, begin, decoded[: len(block)]))
+        digest.update(dequantise(block, scales, begin, decoded[: len(block)]).data)
     for name in ("statistics", "survivors", "survivor_images"):
         if name in tensors:
-            digest.update(np.ascontiguousarray(tensors[name]))
+            digest.update(np.ascontiguousarray(tensors[name]).data)
     return digest.hexdigest()

@@ -141,9 +141,9 @@ class UpdateReader:
         digest = hashlib.sha256()
         self._check_changes(survivors, digest)
         for tensor in statistics.values():
-            digest.update(np.ascontiguousarray(tensor))
-        digest.update(np.ascontiguousarray(survivors.packed))
-        digest.update(survivors.images)
+            digest.update(np.ascontiguousarray(tensor).data)
+        digest.update(survivors.packed.data)
+        digest.update(survivors.images.data)
         if digest.hexdigest() != self.stated.digest:
             raise ProtocolError("digest: the update does not hold what its digest was made of")
 
@@ -155,7 +155,7 @@ class UpdateReader:
             if size > len(buffer):  # a kernel is never parted
                 buffer, doubled = np.empty(size, dtype="<f4"), np.empty(size)
             changes = self.read(piece.begin, piece.end, buffer[:size])
-            digest.update(changes)
+            digest.update(changes.data)
             largest = max(float(changes.max()), -float(changes.min()))
             if not np.isfinite(largest):
                 raise ProtocolError(f"finite: the change of {piece.name} holds NaN or infinity")
@@ -174,10 +174,10 @@ class UpdateReader:
     def _values(self, begin: int, end: int, out: NDArray[np.float32]) -> NDArray[np.generic]:
         place = self._begins["changes"] + begin * self._dtype.itemsize
         if self._dtype == out.dtype:  # read where they are wanted
-            self._source.read(place, memoryview(out).cast("B"))
+            self._source.read(place, out.data.cast("B"))
             return out
         values = np.empty(end - begin, dtype=self._dtype)
-        self._source.read(place, memoryview(values).cast("B"))
+        self._source.read(place, values.data.cast("B"))
         return values
 
     def _unpack(self, block: int) -> NDArray[np.generic]:
@@ -202,7 +202,7 @@ class UpdateReader:
     def _tensor(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         array = np.empty(prod(self._tensors[name].shape), dtype=dtype)
         if array.size:
-            self._source.read(self._begins[name], memoryview(array).cast("B"))
+            self._source.read(self._begins[name], array.data.cast("B"))
         return array
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distreal_edge.aggregator import Average, average_round
+from distreal_edge.aggregator import average_round
 from distreal_edge.dropout import DRAW_POLICIES
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def round_of(network_of: Callable[..., Network], maker_of: Callable[..., Any]) -
 
 
 def averaged(network: Network, updates: list[Update], kind: Any) -> dict[str, NDArray[np.float32]]:
-    average = Average(network.plan, kind)
-    for update in updates:
-        average.add(update)
-    return average.apply(network.weights)
+    return dict(average_round(network, updates, kind).network.weights)
 
 
 def brute_force(network: Network, made: list[tuple[Any, Update]]) -> dict[str, NDArray[np.float64]]:
