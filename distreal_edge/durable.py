@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -13,9 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["held_folder", "make_folder", "remove_durably", "write_durably"]
+__all__ = [
+    "append_durably",
+    "held_folder",
+    "make_folder",
+    "quarantine",
+    "remove_durably",
+    "rename_durably",
+    "write_durably",
+]
 
 _UNFINISHED = ".unfinished"
+_QUARANTINE = "quarantine"
 
 
 def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -43,6 +53,54 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
 def _open_private(path: Path) -> BinaryIO:
     path.unlink(missing_ok=True)  # one that was left behind may have another mode, or be open already
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def append_durably(path: Path, data: bytes) -> None:
+    """Append to a file, and sync it; a power cut may leave a part of `data`. Raises `StateError`."""
+    try:
+        new = not path.exists()
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise StateError(
+            f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
+        ) from None
+
+
+def rename_durably(path: Path, name: Path) -> None:
+    """Give a synced file another name in its folder, in place of what had it; raise `StateError`."""
+    try:
+        path.replace(name)
+        _sync_folder(name.parent)
+    except OSError as error:
+        raise StateError(f"{name}: cannot be written: {error.strerror}; check the folder's owner") from None
+
+
+def quarantine(path: Path, state: Path) -> Path:
+    """Move a damaged file out of the way, into `quarantine/` of the state folder; return where it is now.
+
+    Its new name ends in the time, UTC. Nothing is deleted: its owner may want to look. Raises `StateError`.
+    """
+    folder = state / _QUARANTINE
+    make_folder(folder)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    moved, others = folder / f"{path.name}.{stamp}", 0
+    while moved.exists():
+        others += 1
+        moved = folder / f"{path.name}.{stamp}-{others}"
+    try:
+        path.rename(moved)
+        _sync_folder(folder)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StateError(
+            f"{path}: is damaged, and cannot be moved to {folder}: {error.strerror}; check the disk and its owner"
+        ) from None
+    return moved
 
 
 def remove_durably(path: Path) -> None:

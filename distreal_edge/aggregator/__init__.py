@@ -13,12 +13,12 @@ from distreal_edge.aggregator.closing import (
     record_round,
 )
 from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
-from distreal_edge.aggregator.ledger import Ledger, OpenRound, StoredUpdate
+from distreal_edge.aggregator.ledger import Decision, Ledger, OpenRound, StoredUpdate
 from distreal_edge.aggregator.lesson import Lesson
 from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
 from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at
 from distreal_edge.aggregator.server import Aggregator
-from distreal_edge.aggregator.store import Store
+from distreal_edge.aggregator.store import Keeping, Store
 from distreal_edge.aggregator.validation import REASONS, check_sender, check_update, reason_of
 
 __all__ = [
@@ -31,9 +31,11 @@ __all__ = [
     "ClipNorm",
     "Close",
     "Closed",
+    "Decision",
     "Finish",
     "HeldOut",
     "Judged",
+    "Keeping",
     "Ledger",
     "Lesson",
     "Open",

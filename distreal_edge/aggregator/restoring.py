@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from distreal_edge.aggregator.closing import Record
+from distreal_edge.aggregator.ledger import Decision, OpenRound, model_name
+from distreal_edge.aggregator.mending import (
+    mend_latest,
+    mend_open,
+    mend_records,
+    mend_table,
+    mend_updates,
+    sound_model,
+)
+from distreal_edge.aggregator.recovery import write_open
 from distreal_edge.aggregator.rounds import Open
+from distreal_edge.aggregator.store import digest_of, read_or_none
 from distreal_edge.device import decode_update
-from distreal_edge.errors import NetworkError, ProtocolError, StateError
-from distreal_edge.network import Network
+from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.transport import Manifest, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from distreal_edge.aggregator.closing import Closed, Judged
-    from distreal_edge.aggregator.ledger import Ledger
+    from distreal_edge.aggregator.ledger import Ledger, StoredUpdate
     from distreal_edge.aggregator.store import Store
     from distreal_edge.device import Update
-    from distreal_edge.network import Plan
+    from distreal_edge.network import Network, Plan
 
-__all__ = ["Restored", "keep_round", "restore", "stored_updates"]
+__all__ = ["Restored", "keep_files", "keep_open", "keep_round", "restore", "sound_updates"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +43,7 @@ class Restored:
 
     `model` are the bytes of the newest model's file, `network` is what they say. `opened` and `manifest` are the open
     round's, if one is open, `answered` the devices that answered it, and `announced` how many images each selected
-    device holds.
+    device holds. `lost` are updates of the open round that were acknowledged, and damaged since.
     """
 
     done: int
@@ -44,41 +54,38 @@ class Restored:
     manifest: Manifest | None
     answered: tuple[str, ...]
     announced: Mapping[str, int]
+    lost: tuple[StoredUpdate, ...] = ()
 
 
 def restore(ledger: Ledger, store: Store, *, federation: str, network: Network, table: bytes) -> Restored:
     """Return where to go on; `network` is where to start when nothing was done yet.
 
-    Finishes what was cut off: files that a closed round no longer needs, the list of rounds. Raises `StateError` when
-    the state folder is another federation's, or damaged.
+    Finishes what was cut off, and makes good what is damaged. Raises `StateError` when the state folder is another
+    federation's, or another program's.
     """
     ledger.claim(federation=federation, network=network.digest)
-    store.keep_table(table)
-    done = ledger.rounds_done()
-    opened = ledger.opened()
-    if done == 0 and opened is None:
-        store.save_model(0, network.to_bytes())
-    if opened is None:
-        store.drop_updates()
+    mend_table(ledger, store, table)
     try:
-        manifest = None if opened is None else decode(Manifest, opened.manifest, where=f"round {opened.number}")
         records = [msgspec.json.decode(record, type=Record) for record in ledger.records()]
+        opened = ledger.opened()
+        manifest = None if opened is None else decode(Manifest, opened.manifest, where=f"round {opened.number}")
     except (ProtocolError, msgspec.DecodeError, UnicodeError) as error:
         raise StateError(
-            f"{store.folder}: the ledger holds what this program did not write: {error}; restore it from a backup"
+            f"{store.folder}: the ledger holds what this program did not write: {error}; use the version of "
+            "distreal-edge that wrote it, or another state folder"
         ) from None
-    store.write_records(ledger.records())
-    model = store.load_model(done)
-    expected = manifest.model.digest if manifest is not None else records[-1].model if records else None
-    path = store.model_path(done)
-    if expected not in {None, hashlib.sha256(model).hexdigest()}:
-        raise StateError(f"{path}: it has changed since it was written; restore it from a backup")
-    try:
-        restored = Network.from_bytes(model, str(path))
-    except NetworkError as error:
-        raise StateError(f"{error}; restore it from a backup") from None
+    mend_records(ledger, store)
+    model, restored = sound_model(ledger, store, network)
+    if opened is not None and manifest is not None and manifest.model.digest != digest_of(model):
+        _give_up(ledger, store, opened.number)
+        opened = manifest = None
+    lost = () if opened is None else mend_updates(ledger, store, opened.number)
+    mend_latest(ledger, store)
+    mend_open(ledger, store, opened)
+    if opened is None:
+        store.drop_updates()
     return Restored(
-        done=done,
+        done=ledger.rounds_done(),
         model=model,
         network=restored,
         accuracy=next((record.accuracy for record in reversed(records) if record.accuracy is not None), None),
@@ -86,33 +93,78 @@ def restore(ledger: Ledger, store: Store, *, federation: str, network: Network, 
         manifest=manifest,
         answered=() if opened is None else tuple(update.device for update in ledger.updates(opened.number)),
         announced={} if opened is None else ledger.announced_images(opened.number),
+        lost=tuple(lost),
     )
 
 
-def stored_updates(ledger: Ledger, store: Store, number: int, plan: Plan) -> Iterator[Update]:
-    """Yield the updates that count in a round, in a fixed order; raise `StateError` when a file is gone or damaged."""
-    for stored in ledger.updates(number):
+def _give_up(ledger: Ledger, store: Store, number: int) -> None:
+    why = f"the model that round {number} trains is damaged; the round opens again with another one"
+    for update in ledger.updates(number):
+        path = store.update_path(update.device, update.uid)
+        store.quarantine(path, "changes a model that is damaged", "it is left out")
+    ledger.give_up_round(number, Decision(time.time(), number, None, "given up", why))
+
+
+def sound_updates(
+    store: Store, updates: Iterable[StoredUpdate], plan: Plan, lost: list[StoredUpdate]
+) -> Iterator[Update]:
+    """Yield these updates in their order; one whose file is damaged or gone is left out, and noted in `lost`."""
+    for stored in updates:
         path = store.update_path(stored.device, stored.uid)
-        try:
-            yield decode_update(store.load_update(stored.device, stored.uid), plan)
-        except ProtocolError as error:
-            raise StateError(
-                f"{path}: it has changed since it was written: {error}; restore it from a backup"
-            ) from None
+        data = read_or_none(path)
+        what = "is gone or cannot be read" if data is None else "has changed since it was written"
+        if data is not None and stored.digest in {"", digest_of(data)}:
+            try:
+                update = decode_update(data, plan)
+            except ProtocolError as error:
+                what = f"{what}: {error}"
+            else:
+                yield update
+                continue
+        store.quarantine(path, what, f"round {stored.round} is averaged without {stored.device}")
+        lost.append(stored)
 
 
-def keep_round(ledger: Ledger, store: Store, judged: Judged | None, closed: Closed) -> None:
-    """Store what a closed round made; cut off anywhere, a restart closes the same round to the same bits or is past it.
+def keep_open(ledger: Ledger, store: Store, opened: OpenRound, images: Mapping[str, int], why: str) -> None:
+    """Store that a round opens; after this everybody may hear of it."""
+    write_open(store, opened, images)
+    ledger.open_round(opened.number, opened.manifest, opened.opened_s, images, why)
 
-    Files come before the row that says that the round is closed, and what the row makes superfluous goes after it.
+
+def keep_files(store: Store, judged: Judged | None, closed: Closed) -> dict[str, tuple[int, str]]:
+    """Store the models that closing a round made, and return what the ledger is to note of them.
+
+    Nothing uses them before `keep_round`; this may be done in another thread than the ledger's.
     """
     number = closed.record.round
     store.save_model(number, closed.model)
+    files = {model_name(number): (number, digest_of(closed.model))}
     if judged is not None:
-        store.save_latest(judged.network.to_bytes())
-    ledger.close_round(number, msgspec.json.encode(closed.record))
-    store.write_records(ledger.records())
+        latest = judged.network.to_bytes()
+        store.save_next_latest(latest)
+        files[store.latest_path.name] = (judged.after_round, digest_of(latest))
+    return files
+
+
+def keep_round(
+    ledger: Ledger,
+    store: Store,
+    closed: Closed,
+    files: Mapping[str, tuple[int, str]],
+    why: Decision,
+    metrics: Mapping[str, float],
+) -> None:
+    """Note that a round is closed; cut off anywhere, a restart closes the same round to the same bits or is past it.
+
+    Files come before the row that says that the round is closed, and what the row makes superfluous goes after it.
+    """
+    record = msgspec.json.encode(closed.record)
+    ledger.close_round(closed.record.round, record, files=files, why=why, metrics=metrics)
+    if store.latest_path.name in files:
+        store.use_next_latest()
+    store.append_record(record)
     store.drop_updates()
+    store.drop_open()
 
 
 def _open(manifest: Manifest, opened_s: float) -> Open:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,7 @@ from distreal_edge.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings"]
+__all__ = ["AggregatorRounds", "Close", "Finish", "Open", "RoundSettings", "chosen_line", "staleness"]
 
 SETTLE_S: Final = 1.0
 """After the broker is back, devices that are there have so long to be seen before a round opens without them."""
@@ -21,13 +22,17 @@ RETURN_S: Final = 12.0
 the ten seconds after which they send again what was not answered."""
 MOST_DEVICES: Final = 10_000
 """As many as a manifest can name."""
+_ROUNDING: Final = 1e-9
+"""So that 1.1 times 10 devices are 11."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoundSettings:
     """How many rounds, how long and with whom; see `config.Rounds`. All times are seconds.
 
-    `closing_measurement` adds a round at the end in which devices only measure batch-norm statistics.
+    `quorum` is the share of the devices needed whose updates close a round. `over_selection` times `devices_per_round`
+    are selected where so many are there. `closing_measurement` adds a round at the end in which devices only measure
+    batch-norm statistics.
     """
 
     number: int
@@ -37,6 +42,8 @@ class RoundSettings:
     devices_per_round: int | None
     seed: int
     closing_measurement: bool = False
+    quorum: float = 1.0
+    over_selection: float = 1.0
 
     def __post_init__(self) -> None:
         """Check that the settings fit together."""
@@ -46,11 +53,43 @@ class RoundSettings:
             )
         if self.devices_per_round is not None and self.devices_per_round < 1:
             raise ConfigError("rounds.devices_per_round must be at least 1")
+        if not 0.0 < self.quorum <= 1.0:
+            raise ConfigError(f"rounds.quorum ({self.quorum}) must be above 0 and at most 1")
+        if self.over_selection < 1.0:
+            raise ConfigError(f"rounds.over_selection ({self.over_selection}) must be at least 1")
 
     @property
     def last(self) -> int:
         """The number of the last round."""
         return self.number + self.closing_measurement
+
+    def enough(self, selected: int) -> int:
+        """Return how many updates close a round of so many devices before its deadline."""
+        needed = selected if self.devices_per_round is None else min(selected, self.devices_per_round)
+        return max(1, math.ceil(self.quorum * needed - _ROUNDING))
+
+    def to_select(self, present: int) -> int:
+        """Return how many of the devices that are there take part in a round."""
+        if self.devices_per_round is None:
+            return present
+        return min(present, MOST_DEVICES, math.ceil(self.devices_per_round * self.over_selection - _ROUNDING))
+
+
+def chosen_line(settings: RoundSettings, *, selected: int, present: int) -> str:
+    """Return in words why these devices take part in a round."""
+    if selected == present:
+        return f"all {present} that are here"
+    spare = selected - min(selected, settings.devices_per_round or selected)
+    return f"{selected} at random of the {present} that are here" + (f", {spare} to spare" if spare else "")
+
+
+def staleness(of_round: int | None, *, done: int) -> int:
+    """Return by how many rounds an update is late: 1 for the one that was closed last. It is counted, never averaged.
+
+    A change belongs to the model that it was trained on; added to a later one it pulls that back to where the
+    federation was. `of_round` None: nobody knows yet, as its first chunk was refused; then it is taken for the last.
+    """
+    return 1 if of_round is None else max(1, done - of_round + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +106,10 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Average what has come, store and evaluate; then call `closed`."""
+    """Average what has come, store and evaluate; then call `closed`. `why` says in words what closed the round."""
 
     number: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +124,8 @@ class AggregatorRounds:
     devices that had answered. `present` holds the devices that are there, each with how many images it has.
 
     Nothing opens while the broker is out of reach. A round whose deadline passes then, or shortly after, stays open
-    until devices have had time to upload since it was back, though never for longer than another round.
+    until devices have had time to upload since it was back, though never for longer than another round. A clock that is
+    set back does not make a round longer.
     """
 
     def __init__(
@@ -98,6 +139,8 @@ class AggregatorRounds:
         self.answered: set[str] = set(answered)
         self._connected_s: float | None = None
         self._began_s: float | None = None
+        self._last_s = -math.inf
+        self._behind_s = 0.0  # by how much the clock was set back since the round opened
         self._closing = False
         self._finished = False
 
@@ -108,7 +151,7 @@ class AggregatorRounds:
 
     def broker_back(self, now: float) -> None:
         """Note that there is a connection to the broker; who is there will be told anew."""
-        self._connected_s = now
+        self._connected_s = self._time(now)
 
     def broker_gone(self) -> None:
         """Note that the connection is lost, and with it the knowledge of who is there."""
@@ -144,23 +187,29 @@ class AggregatorRounds:
 
     def tick(self, now: float) -> list[Open | Close | Finish]:
         """Return what is due. Only this opens and closes rounds."""
+        time_s = self._time(now)
         if self._began_s is None:
-            self._began_s = now
+            self._began_s = time_s
         if self._finished or self._closing:
             return []
         if self.open is not None:
             # A device that is gone may come back with its update, so that only the deadline gives it up.
-            if not self.answered.issuperset(self.open.selected) and not self._time_is_up(self.open, now):
+            why = self._enough(self.open) or self._time_is_up(self.open, time_s)
+            if not why:
                 return []
             self._closing = True
-            return [Close(self.open.number)]
+            return [Close(self.open.number, why)]
         if self._connected_s is None:
             return []
         if self.done >= self.settings.last:
             return [Finish()]
-        if now < self._connected_s + SETTLE_S or len(self.present) < self.settings.least_devices:
+        if time_s < self._connected_s + SETTLE_S or len(self.present) < self.settings.least_devices:
             return []
         number = self.done + 1
+        # Its times are the clock's as it is now, however often it was set back before.
+        self._connected_s -= self._behind_s
+        self._began_s -= self._behind_s
+        self._behind_s = 0.0
         self.open = Open(
             number,
             self._select(number),
@@ -171,21 +220,37 @@ class AggregatorRounds:
         )
         return [self.open]
 
-    def _time_is_up(self, opened: Open, now: float) -> bool:
-        if now < opened.deadline_s:
-            return False
+    def _time(self, now: float) -> float:
+        """Return the time on a clock that is never set back while a round is open."""
+        self._behind_s += max(0.0, self._last_s - now)
+        self._last_s = now
+        return now + self._behind_s
+
+    def _enough(self, opened: Open) -> str:
+        selected, answered = len(opened.selected), len(self.answered)
+        if answered >= selected:
+            return "all have answered"
+        enough = self.settings.enough(selected)
+        return f"{answered} of {selected} have answered, and {enough} are enough" if answered >= enough else ""
+
+    def _time_is_up(self, opened: Open, time_s: float) -> str:
+        if time_s < opened.deadline_s:
+            return ""
         if self._connected_s is not None:
             came_back = self._connected_s > opened.opened_s
             grace_s = max(self.settings.upload_seconds, RETURN_S) if came_back else 0.0
-            if now >= self._connected_s + grace_s:
-                return True
+            if time_s >= self._connected_s + grace_s:
+                back_s = time_s - self._connected_s
+                return "its deadline has passed" + (f", and the broker is back for {back_s:.0f} s" if came_back else "")
         assert self._began_s is not None
-        return now >= max(opened.deadline_s, self._began_s) + self.settings.seconds
+        if time_s >= max(opened.deadline_s, self._began_s) + self.settings.seconds:
+            return "the broker has been away for too long"
+        return ""
 
     def _select(self, number: int) -> tuple[str, ...]:
         present = sorted(self.present)
-        count = self.settings.devices_per_round
-        if count is None or count >= len(present):
+        count = self.settings.to_select(len(present))
+        if count >= len(present):
             return tuple(present)
         rng = np.random.default_rng((self.settings.seed, number))
         chosen = rng.choice(len(present), size=count, replace=False)

@@ -12,11 +12,12 @@ from distreal_edge.transport import AggregatorHealth, encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from distreal_edge.aggregator.closing import Record
     from distreal_edge.aggregator.rounds import AggregatorRounds
     from distreal_edge.status import StatusSocket
     from distreal_edge.transport import Session, Topics
 
-__all__ = ["Telling", "missing_line", "waiting_for"]
+__all__ = ["Telling", "closed_line", "missing_line", "waiting_for"]
 
 _log = logging.getLogger(__name__)
 _SAY_WAITING_S = 10.0
@@ -41,6 +42,14 @@ def missing_line(rounds: AggregatorRounds, now: float) -> str:
     names = ", ".join(missing[:_MOST_NAMES]) + (", ..." if len(missing) > _MOST_NAMES else "")
     left_s = max(0.0, opened.deadline_s - now)
     return f"round {opened.number}: waiting for {len(missing)} devices ({names}), {left_s:.0f} s left"
+
+
+def closed_line(record: Record) -> str:
+    """Return what came of a round, in a line."""
+    accuracy, after = record.accuracy, record.evaluated_round
+    scored = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} % after round {after}"
+    answered = f"{len(record.answered)} of {len(record.selected)} devices"
+    return f"round {record.round} closed: {answered}, {record.images} images{scored}"
 
 
 class Telling:

@@ -31,7 +31,7 @@ __all__ = ["Prepared", "aggregate", "prepare"]
 @log_format_option
 def aggregate(path: Path, log_format: LogFormat) -> None:
     """Lead a federation through its rounds; continue where it was stopped."""
-    from distreal_edge.aggregator import Aggregator  # noqa: PLC0415 - --help must be quick
+    from distreal_edge.aggregator import Aggregator, Keeping  # noqa: PLC0415 - --help must be quick
 
     start_logging(log_format)
     config = load_config(path, FederationConfig)
@@ -51,6 +51,7 @@ def aggregate(path: Path, log_format: LogFormat) -> None:
             test=test,
             calibration=calibration,
             threads=len(os.sched_getaffinity(0)),
+            keeping=Keeping(config.keep.newest_models, config.keep.every_model),
             tell=service.turn,
         )
         keep_serving(lambda: aggregator.run(stop), stop, service.turn)
@@ -89,6 +90,8 @@ def prepare(config: FederationConfig) -> Prepared:
             devices_per_round=rounds.devices_per_round,
             seed=rounds.seed,
             closing_measurement=not measured_here,
+            quorum=rounds.quorum,
+            over_selection=rounds.over_selection,
         ),
         Lesson(
             batch=training.batch,

@@ -25,7 +25,16 @@ from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError
 from distreal_edge.search import shipped_table
 
-__all__ = ["CeilingStep", "Evaluation", "FederationConfig", "NetworkChoice", "Rounds", "TableChoice", "Training"]
+__all__ = [
+    "CeilingStep",
+    "Evaluation",
+    "FederationConfig",
+    "Keep",
+    "NetworkChoice",
+    "Rounds",
+    "TableChoice",
+    "Training",
+]
 
 _Rate = Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)]
 _Epochs = Annotated[float, msgspec.Meta(gt=0.0, le=10_000.0)]
@@ -110,8 +119,10 @@ class TableChoice(Section, frozen=True, omit_defaults=True):
 class Rounds(Section, frozen=True):
     """How many rounds, how long, and with whom.
 
-    A round closes `seconds` after it was announced, or as soon as all selected devices have answered; devices stop
-    training `upload_seconds` before. It starts once `least_devices` are there; `devices_per_round` None takes all.
+    A round closes `seconds` after it was announced, or as soon as enough devices have answered; devices stop training
+    `upload_seconds` before. It starts once `least_devices` are there; `devices_per_round` None takes all. Enough is the
+    share `quorum` of the devices selected, or of `devices_per_round`, of which `over_selection` times as many are
+    selected.
     """
 
     number: Whole = 100
@@ -119,6 +130,8 @@ class Rounds(Section, frozen=True):
     upload_seconds: Positive = 5.0
     least_devices: Whole = 1
     devices_per_round: Whole | None = None
+    quorum: Fraction = 1.0
+    over_selection: Annotated[float, msgspec.Meta(ge=1.0, le=10.0)] = 1.0
     seed: Number = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +140,8 @@ class Rounds(Section, frozen=True):
             raise ConfigError(
                 f"upload_seconds: {self.upload_seconds:g} leaves no time to train in rounds of {self.seconds:g} seconds"
             )
+        if self.over_selection > 1.0 and self.devices_per_round is None:
+            raise ConfigError("over_selection: needs devices_per_round as well, of which it takes more")
 
 
 class Training(Section, frozen=True):
@@ -186,6 +201,16 @@ class Evaluation(Section, frozen=True):
             raise ConfigError("calibration_images: one image has no statistics; give 0, or at least 2")
 
 
+class Keep(Section, frozen=True):
+    """Which models stay in the state folder: after the `newest_models` last rounds, and after every `every_model`-th.
+
+    The newest one always stays; `every_model` 0 keeps none but the newest ones.
+    """
+
+    newest_models: Whole = 10
+    every_model: Number = 10
+
+
 class FederationConfig(Section, frozen=True):
     """The whole file. `state` is the folder of models, updates and ledger.
 
@@ -203,6 +228,7 @@ class FederationConfig(Section, frozen=True):
         CeilingStep(from_share=0.0, ceiling=1.0),
     )
     evaluation: Evaluation = Evaluation()
+    keep: Keep = Keep()
 
     def __post_init__(self) -> None:
         """Check the order of the ceilings, and that the state folder can be found."""

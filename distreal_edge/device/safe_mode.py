@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from distreal_edge.durable import remove_durably, write_durably
+from distreal_edge.durable import quarantine, remove_durably, write_durably
 from distreal_edge.errors import DistrealError
 
 if TYPE_CHECKING:
@@ -112,5 +112,7 @@ def _read(path: Path) -> History:
     except FileNotFoundError:
         return History()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        _log.warning("%s: cannot be read, earlier crashes are forgotten: %s", path, error)
+        moved = quarantine(path, path.parent)
+        where = moved.relative_to(path.parent)
+        _log.warning("%s: cannot be read (%s); moved to %s; earlier crashes are forgotten", path, error, where)
         return History()

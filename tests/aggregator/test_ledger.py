@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from distreal_edge.aggregator import Ledger, OpenRound, Store, StoredUpdate
+from distreal_edge.aggregator import Decision, Keeping, Ledger, OpenRound, Store, StoredUpdate
+from distreal_edge.aggregator.ledger import DamagedLedgerError
 from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
@@ -107,9 +108,6 @@ def test_a_ledger_of_somebody_else_is_refused(path: Path, changed: dict[str, str
         ledger.claim(**claim)
 
 
-ADVICE = "check the disk's space and the folder's owner; if it is damaged, restore the state folder from a backup"
-
-
 def damage_start(data: bytes) -> bytes:
     return b"this is no database" + data[19:]
 
@@ -122,22 +120,100 @@ def cut(data: bytes) -> bytes:
     return data[: len(data) // 2 + 100]
 
 
-@pytest.mark.parametrize("damage", [damage_start, damage_pages, cut])
-def test_a_damaged_ledger_is_an_error_with_advice(path: Path, damage: Callable[[bytes], bytes]) -> None:
+def change_a_number(data: bytes) -> bytes:
+    """Change what no database can know to be wrong: a record."""
+    assert data.count(b"r" * 500) > 1
+    return data.replace(b"r" * 500, b"s" * 500, 1)
+
+
+def change_a_name(data: bytes) -> bytes:
+    """Change the text of the schema."""
+    return data.replace(b"CREATE TABLE refusals", b"CREATE TABLE refusalS", 1)
+
+
+@pytest.mark.parametrize("damage", [damage_start, damage_pages, cut, change_a_number, change_a_name])
+def test_a_damaged_ledger_is_found_out(path: Path, damage: Callable[[bytes], bytes]) -> None:
     with Ledger(path) as ledger:
         for number in range(1, 60):
             ledger.open_round(number, b"m" * 500, 1.0, {"pi-1": 5})
             ledger.close_round(number, b"r" * 500)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(StateError, match=ADVICE):
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    assert path.read_bytes() != before
+    with pytest.raises(DamagedLedgerError):
         Ledger(path)
 
 
 def test_a_ledger_that_breaks_while_it_is_used_is_an_error_with_advice(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger._database.execute("DROP TABLE refusals")
-        with pytest.raises(StateError, match=ADVICE):
+        ledger._sealed._database.execute("DROP TABLE refusals")
+        with pytest.raises(StateError, match="the next start makes it anew"):
             ledger.count_refusal("late")
+
+
+def test_a_disk_that_is_full_is_no_damage(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger._sealed._database.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(StateError, match="check the disk's space") as caught:
+            ledger.open_round(1, b"m" * 100_000, 1.0, {})
+        assert not isinstance(caught.value, DamagedLedgerError)
+        assert ledger.opened() is None
+
+
+def test_decisions_metrics_and_staleness_are_kept(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.open_round(1, b"m", 1.0, {"pi-1": 5}, "all 1 that are here")
+        refused = Decision(2.0, 1, "pi-1", "refused", "shape: fc.bias is [4]")
+        ledger.count_refusal("shape", refused)
+        for stale in (1, 3, 1):
+            ledger.count_refusal("late", stale=stale)
+        closed = Decision(3.0, 1, None, "closed", "its deadline has passed")
+        ledger.close_round(1, b"r", why=closed, metrics={"averaging_s": 0.5, "answered": 0}, files={"a": (1, "d")})
+    with Ledger(path) as ledger:
+        assert ledger.decisions(1) == [Decision(1.0, 1, None, "opened", "all 1 that are here"), refused, closed]
+        assert ledger.metrics(1) == {"averaging_s": 0.5, "answered": 0.0}
+        assert ledger.refusals() == {"shape": 1, "late": 3}
+        assert ledger.staleness() == {1: 2, 3: 1}
+        assert ledger.files() == {"a": (1, "d")}
+
+
+def test_whoever_sends_rubbish_all_day_does_not_fill_the_disk_with_decisions(path: Path) -> None:
+    with Ledger(path) as ledger, ledger.at_once():
+        for number in range(1100):
+            ledger.decide(Decision(1.0, 1, "pi-1", "refused", f"form: {number}"))
+        ledger.decide(Decision(1.0, 2, "pi-1", "refused", "form: the next round"))
+        kept = ledger.decisions(1)
+        assert len(kept) == 1000
+        assert kept[0].why == "form: 0"
+        assert len(ledger.decisions(2)) == 1
+
+
+def test_what_is_written_at_once_is_written_whole_or_not_at_all(path: Path) -> None:
+    def write() -> None:
+        with Ledger(path) as ledger, ledger.at_once():
+            ledger.claim(federation="farm")
+            ledger.open_round(1, b"m", 1.0, {"pi-1": 5})
+            ledger.open_round(1, b"again", 1.0, {})
+
+    with pytest.raises(StateError):
+        write()
+    with Ledger(path) as ledger:
+        assert (ledger.identity("federation"), ledger.opened()) == (None, None)
+
+
+def test_a_lost_update_may_be_sent_again_and_a_given_up_round_opened_again(path: Path) -> None:
+    why = Decision(1.0, 1, None, "lost", "damaged")
+    with Ledger(path) as ledger:
+        ledger.open_round(1, b"m", 1.0, {"pi-1": 5})
+        update = StoredUpdate("u1", 1, "pi-1", "abc")
+        ledger.store_update(update)
+        ledger.lose_update(update, why)
+        assert ledger.updates(1) == []
+        ledger.store_update(update)
+        ledger.give_up_round(1, why)
+        assert (ledger.opened(), ledger.updates(1), ledger.announced_images(1)) == (None, [], {})
+        ledger.open_round(1, b"other", 2.0, {"pi-2": 5})
+        assert ledger.opened() == OpenRound(1, b"other", 2.0)
 
 
 def test_a_folder_that_cannot_hold_a_ledger_is_an_error(tmp_path: Path) -> None:
@@ -147,7 +223,8 @@ def test_a_folder_that_cannot_hold_a_ledger_is_an_error(tmp_path: Path) -> None:
 
 def test_a_ledger_of_a_later_version_is_left_alone(path: Path) -> None:
     with Ledger(path) as ledger:
-        ledger._database.execute("PRAGMA user_version = 7")
+        ledger._sealed._database.execute("PRAGMA user_version = 7")
+        ledger._sealed._database.execute("CREATE TABLE news (a)")
     before = path.read_bytes()
     with pytest.raises(StateError, match="ledger version 7 is not known"):
         Ledger(path)
@@ -205,16 +282,24 @@ def test_what_was_never_finished_is_removed_at_the_start(tmp_path: Path) -> None
     assert store.load_update("pi-1", "u1") == b"one"
 
 
-def test_another_table_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("keeping", "kept"),
+    [
+        (Keeping(newest=3, every=10), [0, 10, 20, 23, 24, 25]),
+        (Keeping(newest=1, every=0), [25]),
+        (Keeping(newest=100, every=0), list(range(26))),
+        (Keeping(newest=2, every=1), list(range(26))),
+    ],
+)
+def test_old_models_are_kept_by_a_stated_policy(tmp_path: Path, keeping: Keeping, kept: list[int]) -> None:
     store = Store(tmp_path)
-    store.keep_table(b"one")
-    store.keep_table(b"one")
-    with pytest.raises(StateError, match="trains with another table"):
-        store.keep_table(b"two")
-    assert (tmp_path / "table.json").read_bytes() == b"one"
+    for number in range(26):
+        store.model_path(number).write_bytes(b"model")
+    store.prune_models(keeping)
+    assert store.models() == kept
 
 
 def test_a_state_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
-    with pytest.raises(StateError, match="cannot be used"):
+    with pytest.raises(StateError, match="cannot be made"):
         Store(tmp_path / "state")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Open, RoundSettings
-from distreal_edge.aggregator.rounds import MOST_DEVICES, RETURN_S, SETTLE_S
+from distreal_edge.aggregator.rounds import MOST_DEVICES, RETURN_S, SETTLE_S, chosen_line, staleness
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ def opened(rounds: AggregatorRounds, now: float) -> Open:
 
 
 def close(rounds: AggregatorRounds, now: float) -> None:
-    assert rounds.tick(now) == [Close(rounds.open.number)]  # type: ignore[union-attr]
+    number = rounds.open.number  # type: ignore[union-attr]
+    (action,) = rounds.tick(now)
+    assert isinstance(action, Close)
+    assert action.number == number
+    assert action.why
     assert rounds.tick(now) == []
     rounds.closed()
 
@@ -77,6 +82,80 @@ def test_a_round_closes_at_its_deadline_and_not_before(
         rounds.update_stored(device)
     assert rounds.tick(109.999) == []
     close(rounds, 110.0)
+
+
+@pytest.mark.parametrize(("quorum", "enough"), [(1.0, 5), (0.81, 5), (0.8, 4), (0.6, 3), (0.5, 3), (0.01, 1)])
+def test_a_round_closes_once_the_quorum_has_answered(
+    begun: Callable[..., AggregatorRounds], quorum: float, enough: int
+) -> None:
+    rounds = begun(*"abcde", quorum=quorum)
+    opened(rounds, 100.0)
+    for device in "abcde"[: enough - 1]:
+        rounds.update_stored(device)
+    assert rounds.tick(101.0) == []
+    rounds.update_stored("e")
+    close(rounds, 101.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "factor", "present", "selected", "enough"),
+    [(10, 1.1, 30, 11, 10), (10, 1.3, 30, 13, 10), (10, 1.3, 12, 12, 10), (10, 1.3, 7, 7, 7), (1, 1.01, 5, 2, 1)],
+)
+def test_more_devices_are_selected_than_are_waited_for(
+    begun: Callable[..., AggregatorRounds], wanted: int, factor: float, present: int, selected: int, enough: int
+) -> None:
+    rounds = begun(*(f"d{number}" for number in range(present)), devices_per_round=wanted, over_selection=factor)
+    chosen = opened(rounds, 100.0).selected
+    assert len(chosen) == selected
+    for device in chosen[: enough - 1]:
+        rounds.update_stored(device)
+    assert rounds.tick(101.0) == []
+    rounds.update_stored(chosen[-1])
+    close(rounds, 101.0)
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_round_longer(begun: Callable[..., AggregatorRounds]) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 10_000.0)
+    assert rounds.tick(10_004.0) == []
+    assert rounds.tick(5_000.0) == []  # 4 s of the round are gone
+    assert rounds.tick(5_005.9) == []
+    close(rounds, 5_006.0)
+    # The next one has the clock's own times again.
+    second = opened(rounds, 5_007.0)
+    assert (second.opened_s, second.deadline_s) == (5_007.0, 5_017.0)
+    assert rounds.tick(5_016.9) == []
+    close(rounds, 5_017.0)
+
+
+def test_the_reason_for_closing_says_which_of_them_it_was(begun: Callable[..., AggregatorRounds]) -> None:
+    whys = []
+    for answered, now in (("ab", 101.0), ("a", 101.0), ("", 110.0)):
+        rounds = begun("a", "b", quorum=0.5 if answered == "a" else 1.0)
+        opened(rounds, 100.0)
+        for device in answered:
+            rounds.update_stored(device)
+        (action,) = rounds.tick(now)
+        assert isinstance(action, Close)
+        whys.append(action.why)
+    assert whys == ["all have answered", "1 of 2 have answered, and 1 are enough", "its deadline has passed"]
+
+
+@pytest.mark.parametrize(
+    ("selected", "present", "changed", "line"),
+    [
+        (4, 4, {}, "all 4 that are here"),
+        (3, 9, {"devices_per_round": 3}, "3 at random of the 9 that are here"),
+        (5, 9, {"devices_per_round": 4}, "5 at random of the 9 that are here, 1 to spare"),
+    ],
+)
+def test_why_these_devices_take_part_is_said(selected: int, present: int, changed: dict[str, Any], line: str) -> None:
+    assert chosen_line(of(**changed), selected=selected, present=present) == line
+
+
+@pytest.mark.parametrize(("of_round", "done", "stale"), [(3, 3, 1), (2, 3, 2), (1, 7, 7), (None, 5, 1), (9, 3, 1)])
+def test_a_late_update_is_so_many_rounds_behind(of_round: int | None, done: int, stale: int) -> None:
+    assert staleness(of_round, done=done) == stale
 
 
 def test_a_device_that_went_away_is_waited_for_until_the_deadline(begun: Callable[..., AggregatorRounds]) -> None:
@@ -258,7 +337,14 @@ def test_a_restart_after_the_last_round_only_finishes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "key"), [({"upload_seconds": 10.0}, "upload_seconds"), ({"devices_per_round": 0}, "devices_per_round")]
+    ("changed", "key"),
+    [
+        ({"upload_seconds": 10.0}, "upload_seconds"),
+        ({"devices_per_round": 0}, "devices_per_round"),
+        ({"quorum": 0.0}, "quorum"),
+        ({"quorum": 1.1}, "quorum"),
+        ({"over_selection": 0.9}, "over_selection"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=key):
@@ -271,10 +357,18 @@ class AnyHistory(RuleBasedStateMachine):
     DEVICES = ("a", "b", "c", "d")
 
     @initialize(
-        least=st.integers(1, 3), count=st.none() | st.integers(1, 3), number=st.integers(1, 3), closing=st.booleans()
+        least=st.integers(1, 3),
+        count=st.none() | st.integers(1, 3),
+        number=st.integers(1, 3),
+        closing=st.booleans(),
+        quorum=st.sampled_from([0.3, 0.5, 1.0]),
+        more=st.sampled_from([1.0, 1.5]),
     )
-    def begin(self, least: int, count: int | None, number: int, closing: bool) -> None:
-        self.settings = of(number=number, least_devices=least, devices_per_round=count, closing_measurement=closing)
+    def begin(self, least: int, count: int | None, number: int, closing: bool, quorum: float, more: float) -> None:
+        self.settings = of(
+            number=number, least_devices=least, devices_per_round=count, closing_measurement=closing, quorum=quorum,
+            over_selection=more,
+        )  # fmt: skip
         self.rounds = AggregatorRounds(self.settings)
         self.now = 1000.0
         self.began_s: float | None = None
@@ -322,13 +416,17 @@ class AnyHistory(RuleBasedStateMachine):
                     assert self.rounds.connected
                     assert len(present) >= self.settings.least_devices
                     assert set(action.selected) <= present
-                    assert len(action.selected) == min(len(present), self.settings.devices_per_round or 99)
+                    count = self.settings.devices_per_round
+                    wanted = 99 if count is None else math.ceil(count * self.settings.over_selection)
+                    assert len(action.selected) == min(len(present), wanted)
                     assert action.deadline_s == self.now + 10.0
                     assert action.measure_only == (action.number > self.settings.number)
                 case Close():
                     round_ = self.rounds.open
                     assert round_ is not None
-                    assert self.rounds.answered >= set(round_.selected) or self.now >= round_.deadline_s
+                    needed = min(len(round_.selected), self.settings.devices_per_round or 99)
+                    enough = len(self.rounds.answered) >= self.settings.quorum * needed
+                    assert enough or self.now >= round_.deadline_s
                     self.history.append(action.number)
                     self.rounds.closed()
                 case Finish():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,14 @@ def test_an_uid_that_ends_like_another_is_not_taken_for_it(tmp_path: Path) -> No
 
 
 def test_files_of_other_names_are_left_alone_and_never_sent(tmp_path: Path) -> None:
-    names = ("readme", "r1-u.update", f"r{task(1)}-u.update\n", f"r{task(1)}-u.update.bak", f"r{task(1)}-a b.update")
+    names = (
+        "readme",
+        "r1-u.update",
+        f"r{task(1)}-u.update",
+        f"r{task(1)}-u.{16 * 'a'}.update\n",
+        f"r{task(1)}-u.{16 * 'a'}.update.bak",
+        f"r{task(1)}-a b.{16 * 'a'}.update",
+    )
     for name in names:
         (tmp_path / name).write_bytes(b"")
     spool = Spool(tmp_path)
@@ -81,7 +90,7 @@ def test_a_power_cut_while_storing_leaves_the_update_whole_or_not_at_all(
     with monkeypatch.context() as patched:
         if call == "write":
             # half of it reaches the disk
-            (tmp_path / f"r{task(2)}-new.update.unfinished").write_bytes(b"ne")
+            (tmp_path / f"r{task(2)}-new.{16 * 'a'}.update.unfinished").write_bytes(b"ne")
         elif call == "fsync":
             patched.setattr(os, "fsync", cut)
         else:
@@ -91,7 +100,28 @@ def test_a_power_cut_while_storing_leaves_the_update_whole_or_not_at_all(
                 Spool(tmp_path).add("new", task(2), b"new")
     after = Spool(tmp_path)
     assert after.waiting() == ("old",)
-    assert [path.name for path in tmp_path.iterdir()] == [f"r{task(1)}-old.update"]
+    digest = hashlib.sha256(b"old").hexdigest()[:16]
+    assert [path.name for path in tmp_path.iterdir()] == [f"r{task(1)}-old.{digest}.update"]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"ol", b"olc", b"older"])
+def test_an_update_that_has_changed_on_the_disk_is_moved_away_and_never_sent(
+    tmp_path: Path, damaged: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    path = spool.add("a", task(1), b"old")
+    spool.add("b", task(2), b"new")
+    path.write_bytes(damaged)
+    after = Spool(tmp_path / "spool")
+    assert (after.waiting(), after.tasks()) == (("b",), {task(2)})
+    (moved,) = (tmp_path / "quarantine").iterdir()
+    assert moved.name.startswith(path.name)
+    assert moved.read_bytes() == damaged
+    (message,) = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert f"{path}: has changed since it was written; moved to quarantine/" in message
+    caplog.clear()
+    assert Spool(tmp_path / "spool").waiting() == ("b",)
+    assert not caplog.records
 
 
 def test_a_folder_that_cannot_be_used_is_a_state_error(tmp_path: Path) -> None:
