@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distreal_edge.aggregator.ledger import StoredUpdate
     from distreal_edge.aggregator.rounds import Open
     from distreal_edge.aggregator.store import Store
-    from distreal_edge.device import Update
+    from distreal_edge.device import UpdateReader
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest
 
@@ -119,8 +119,8 @@ class Finishing:
         metrics = {name: float(value) for name, value in measured.items() if value is not None}
         return Made(closed, files, tuple(lost), metrics)
 
-    def _sound(self, lost: list[StoredUpdate]) -> Iterator[Update]:
-        updates: Iterable[Update] = sound_updates(self.store, self.updates, self.network.plan, lost)
+    def _sound(self, lost: list[StoredUpdate]) -> Iterator[UpdateReader]:
+        updates: Iterable[UpdateReader] = sound_updates(self.store, self.updates, self.network.plan, lost)
         for update in updates:
             if self._abandoned:
                 raise _AbandonedError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distreal_edge.aggregator.ledger import Decision, model_name
 from distreal_edge.aggregator.recovery import same_open, write_open
-from distreal_edge.aggregator.store import digest_of, read_or_none
+from distreal_edge.aggregator.store import digest_of, file_digest, read_or_none
 from distreal_edge.dropout import Table
 from distreal_edge.errors import NetworkError, StateError, TableError
 from distreal_edge.network import Network
@@ -164,11 +164,11 @@ def mend_updates(ledger: Ledger, store: Store, number: int) -> list[StoredUpdate
     lost = []
     for update in ledger.updates(number):
         path = store.update_path(update.device, update.uid)
-        data = read_or_none(path)
-        if data is not None and update.digest in {"", digest_of(data)}:
+        digest = file_digest(path)
+        if digest is not None and update.digest in {"", digest}:
             continue
-        why = f"its update {'is gone' if data is None else _CHANGED}; it is asked for it again"
-        store.quarantine(path, "is gone" if data is None else _CHANGED, f"{update.device} is asked for it again")
+        why = f"its update {'is gone' if digest is None else _CHANGED}; it is asked for it again"
+        store.quarantine(path, "is gone" if digest is None else _CHANGED, f"{update.device} is asked for it again")
         ledger.lose_update(update, Decision(time.time(), number, update.device, "update lost", why))
         lost.append(update)
     return lost

@@ -9,10 +9,10 @@ import msgspec
 
 from distreal_edge.aggregator.closing import Record
 from distreal_edge.aggregator.ledger import DamagedLedgerError, Ledger, StoredUpdate, model_name
-from distreal_edge.aggregator.store import digest_of, read_or_none
-from distreal_edge.device import decode_update
+from distreal_edge.aggregator.store import digest_of, file_digest, read_or_none
+from distreal_edge.device import read_update
 from distreal_edge.durable import rename_durably
-from distreal_edge.errors import ProtocolError
+from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.transport import Manifest, decode
 
 if TYPE_CHECKING:
@@ -155,12 +155,11 @@ def _updates(store: Store, network: Network, opened: OpenCopy) -> list[StoredUpd
         return []
     found: dict[str, StoredUpdate] = {}
     for path in store.update_files():
-        data = read_or_none(path) or b""
         try:
-            header = decode_update(data, network.plan).header
-        except ProtocolError:
+            header = read_update(path, network.plan).header
+        except (ProtocolError, StateError):
             continue
         of_round = header.round == opened.number and header.model == manifest.model.digest
         if of_round and header.device in opened.announced and path == store.update_path(header.device, header.uid):
-            found[header.device] = StoredUpdate(header.uid, header.round, header.device, digest_of(data))
+            found[header.device] = StoredUpdate(header.uid, header.round, header.device, file_digest(path) or "")
     return list(found.values())

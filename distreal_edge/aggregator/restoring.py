@@ -20,8 +20,8 @@ from distreal_edge.aggregator.mending import (
 )
 from distreal_edge.aggregator.recovery import write_open
 from distreal_edge.aggregator.rounds import Open
-from distreal_edge.aggregator.store import digest_of, read_or_none
-from distreal_edge.device import decode_update
+from distreal_edge.aggregator.store import digest_of, file_digest
+from distreal_edge.device import read_update
 from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.transport import Manifest, decode
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from distreal_edge.aggregator.closing import Closed, Judged
     from distreal_edge.aggregator.ledger import Ledger, StoredUpdate
     from distreal_edge.aggregator.store import Store
-    from distreal_edge.device import Update
+    from distreal_edge.device import UpdateReader
     from distreal_edge.network import Network, Plan
 
 __all__ = ["Restored", "keep_files", "keep_open", "keep_round", "restore", "sound_updates"]
@@ -107,16 +107,16 @@ def _give_up(ledger: Ledger, store: Store, number: int) -> None:
 
 def sound_updates(
     store: Store, updates: Iterable[StoredUpdate], plan: Plan, lost: list[StoredUpdate]
-) -> Iterator[Update]:
+) -> Iterator[UpdateReader]:
     """Yield these updates in their order; one whose file is damaged or gone is left out, and noted in `lost`."""
     for stored in updates:
         path = store.update_path(stored.device, stored.uid)
-        data = read_or_none(path)
-        what = "is gone or cannot be read" if data is None else "has changed since it was written"
-        if data is not None and stored.digest in {"", digest_of(data)}:
+        digest = file_digest(path)
+        what = "is gone or cannot be read" if digest is None else "has changed since it was written"
+        if digest is not None and stored.digest in {"", digest}:
             try:
-                update = decode_update(data, plan)
-            except ProtocolError as error:
+                update = read_update(path, plan)
+            except (ProtocolError, StateError) as error:
                 what = f"{what}: {error}"
             else:
                 yield update

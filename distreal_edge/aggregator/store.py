@@ -194,6 +194,15 @@ def read_or_none(path: Path) -> bytes | None:
         return None
 
 
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file, or None when it is not there or the disk does not give it back."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def digest_of(data: bytes) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
