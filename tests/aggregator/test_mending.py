@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +64,35 @@ def record(number: int, model: bytes) -> Record:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[str, State]:
+    """Return what was made already: every test damages a copy of its own."""
+    return {}
+
+
 @pytest.fixture(params=["latest is another file", "latest is the newest model"])
-def state(tmp_path: Path, network_of: Any, maker_of: Any, manifest_of: Any, request: pytest.FixtureRequest) -> State:
+def state(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    templates: dict[str, State],
+    network_of: Any,
+    maker_of: Any,
+    manifest_of: Any,
+    request: pytest.FixtureRequest,
+) -> State:
+    if request.param not in templates:
+        folder = tmp_path_factory.mktemp("template") / "state"
+        same = request.param == "latest is the newest model"
+        templates[request.param] = make_state(folder, network_of, maker_of, manifest_of, same=same)
+    template = templates[request.param]
+    shutil.copytree(template.folder, tmp_path / "state")
+    return dataclasses.replace(template, folder=tmp_path / "state")
+
+
+def make_state(folder: Path, network_of: Any, maker_of: Any, manifest_of: Any, *, same: bool) -> State:
     network = network_of("plain")
     table = uniform_table(network, rows=3).to_bytes()
-    store = Store(tmp_path / "state")
+    store = Store(folder)
     models = [network.to_bytes(), *(network_of("plain", seed).to_bytes() for seed in (1, 2, 3))]
     updates: dict[str, bytes] = {}
     why = Decision(1.0, 1, None, "closed", "all have answered")
@@ -76,7 +102,6 @@ def state(tmp_path: Path, network_of: Any, maker_of: Any, manifest_of: Any, requ
             noted = OpenRound(number, encode(manifest_of(network, number=number)), float(number))
             keep_open(ledger, store, noted, {"pi-1": 30, "pi-2": 40}, "all")
             closed = Closed(models[number], record(number, models[number]))
-            same = request.param == "latest is the newest model"
             judged = Judged(network_of("plain", number if same else 10 + number), number if same else number - 1, None)
             keep_round(ledger, store, closed, keep_files(store, judged, closed), why, {})
         trained = Network.from_bytes(models[3])
