@@ -13,7 +13,7 @@ from distreal_edge.aggregator.restoring import keep_files, sound_updates
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from distreal_edge.aggregator.averaging import AverageKind
+    from distreal_edge.aggregator.averaging import AverageRule
     from distreal_edge.aggregator.closing import Closed
     from distreal_edge.aggregator.evaluation import HeldOut
     from distreal_edge.aggregator.ledger import StoredUpdate
@@ -52,7 +52,7 @@ class Finishing:
     network: Network
     updates: tuple[StoredUpdate, ...]
     store: Store
-    average: AverageKind
+    average: AverageRule
     held_out: HeldOut
     closed_s: float
     phase: str = "averaging"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distreal_edge.aggregator.averaging import AverageRule
 from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at
 from distreal_edge.errors import ConfigError
 from distreal_edge.transport import Manifest, Training
 
 if TYPE_CHECKING:
-    from distreal_edge.aggregator.averaging import AverageKind
+    from distreal_edge.aggregator.averaging import AverageKind, ClipNorm
     from distreal_edge.aggregator.rounds import Open, RoundSettings
+    from distreal_edge.device import Compression, Encoding
     from distreal_edge.transport import BlobReference
 
 __all__ = ["Lesson"]
@@ -34,12 +36,21 @@ class Lesson:
     statistics_images: int
     average: AverageKind
     ceilings: tuple[tuple[float, float], ...]
+    hostile_share: float = 0.2
+    clip_norm: ClipNorm | None = None
+    encoding: Encoding = "float32"
+    compression: Compression = "none"
 
     def __post_init__(self) -> None:
         """Check what has to fit together."""
         check_ceilings(self.ceilings)
         if self.most_epochs < self.epochs:
             raise ConfigError(f"most_epochs: {self.most_epochs:g} is less than epochs, {self.epochs:g}")
+
+    @property
+    def rule(self) -> AverageRule:
+        """How its updates are averaged."""
+        return AverageRule(self.average, self.hostile_share, self.clip_norm)
 
     def training(self, number: int, rounds: int, *, measured_here: bool) -> Training:
         """Return what devices are told for a round; they measure statistics unless the aggregator does."""
@@ -51,6 +62,8 @@ class Lesson:
             epochs=self.epochs,
             most_epochs=self.most_epochs,
             statistics_images=0 if measured_here else self.statistics_images,
+            encoding=self.encoding,
+            compression=self.compression,
         )
 
     def manifest(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from distreal_edge.aggregator.inbound import Inbound
 from distreal_edge.aggregator.ledger import StoredUpdate
 from distreal_edge.aggregator.validation import check_sender, check_update, reason_of
-from distreal_edge.device import decode_update, most_bytes
+from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport import Ack
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.aggregator.ledger import Ledger
     from distreal_edge.aggregator.store import Store
-    from distreal_edge.device import Update
+    from distreal_edge.device import UpdateReader
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest, UpdateTopic
 
@@ -84,7 +84,7 @@ class Reception:
             data = self._inbound.add(topic, frame, now)
             if data is None:
                 return None
-            update = decode_update(data, self._plan)
+            update = read_update(data, self._plan)
             self._check(update, topic, manifest)
         except ProtocolError as error:
             return Taken(self._refuse(device, uid, error))
@@ -100,7 +100,7 @@ class Reception:
         )
         return Taken(Ack(uid, "durable", None), counts=True)
 
-    def _check(self, update: Update, topic: UpdateTopic, manifest: Manifest) -> None:
+    def _check(self, update: UpdateReader, topic: UpdateTopic, manifest: Manifest) -> None:
         check_update(
             update,
             manifest=manifest,

@@ -287,7 +287,7 @@ class Aggregator:
         averaged = average_round(
             self._network,
             stored_updates(self._ledger, self._store, opened.number, self._network.plan),
-            self._lesson.average,
+            self._lesson.rule,
         )
         self._telling.enter("evaluating")
         judged = judge_round(opened, averaged, self._held_out)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from distreal_edge.device import offsets_of, pieces_of
 from distreal_edge.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from distreal_edge.device import Update
+    from distreal_edge.device import UpdateReader
     from distreal_edge.transport import Manifest
 
 __all__ = ["REASONS", "check_sender", "check_update", "reason_of"]
 
 REASONS: Final = {
     "chunk": "a chunk is damaged, or contradicts the others",
+    "digest": "it does not hold what its digest was made of",
     "duplicate": "the device has answered this round already",
     "finite": "a tensor holds NaN or infinity or a negative variance, or would make the model infinite",
     "form": "it is not an update at all",
@@ -32,9 +34,11 @@ REASONS: Final = {
     "selection": "the device was not selected",
     "shape": "its tensors are not the network's",
     "size": "it is larger than an update of this network can be",
-    "type": "a tensor has another type than it must have",
+    "type": "a tensor has another type than it must have, or the update another encoding than the round asks for",
+    "untrained": "it changes what it says it did not train",
 }
 """Every reason for a refusal, by the word that the refusal starts with and is counted under."""
+_ELEMENTS: Final = 2**16
 
 
 def reason_of(error: ProtocolError) -> str:
@@ -58,7 +62,7 @@ def check_sender(device: str, *, manifest: Manifest | None, answered: Collection
 
 
 def check_update(
-    update: Update,
+    update: UpdateReader,
     *,
     manifest: Manifest,
     device: str,
@@ -82,6 +86,12 @@ def check_update(
         raise ProtocolError(f"round: round {header.round} has not been opened")
     if header.model != manifest.model.digest:
         raise ProtocolError("model: the update was trained on another model")
+    asked = manifest.training
+    if (update.stated.encoding, update.stated.compression) != (asked.encoding, asked.compression):
+        raise ProtocolError(
+            f"type: the round asks for {asked.encoding} and {asked.compression}, "
+            f"the update is {update.stated.encoding} and {update.stated.compression}"
+        )
     most = most_images(manifest, announced_images)
     if header.images > most:
         raise ProtocolError(f"samples: {header.images} images are more than the {most} that this device can train")
@@ -89,11 +99,22 @@ def check_update(
         raise ProtocolError(f"samples: {header.macs} MACs are more than {header.images} images can cost")
     if header.statistics_images > min(manifest.training.statistics_images, announced_images):
         raise ProtocolError("samples: statistics on more images than were asked for, or than the device holds")
-    for name, change in update.changes.items():
+    _check_sum(update, weights)
+
+
+def _check_sum(update: UpdateReader, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Refuse changes that make the model infinite."""
+    largest = max(float(np.abs(weights[name]).max()) for name in update.plan.parameters)
+    if largest + update.largest < float(np.finfo(np.float32).max):
+        return
+    offsets = offsets_of(update.plan)
+    for piece in pieces_of(update.plan, _ELEMENTS):
+        changes = update.read(piece.begin, piece.end, np.empty(piece.end - piece.begin, dtype=np.float32))
+        begin = piece.begin - offsets[piece.name][0]
         with np.errstate(over="ignore"):
-            after = weights[name] + change
-        if not np.isfinite(after).all():
-            raise ProtocolError(f"finite: the change of {name} makes the model infinite")
+            changes += weights[piece.name].reshape(-1)[begin : begin + len(changes)]
+        if not np.isfinite(changes).all():
+            raise ProtocolError(f"finite: the change of {piece.name} makes the model infinite")
 
 
 def most_images(manifest: Manifest, announced_images: int) -> int:

@@ -103,6 +103,10 @@ def prepare(config: FederationConfig) -> Prepared:
             most_epochs=training.most_epochs,
             statistics_images=training.statistics_images,
             average=training.average,
+            hostile_share=0.2 if training.hostile_share is None else training.hostile_share,
+            clip_norm=training.clip_norm,
+            encoding=training.encoding,
+            compression=training.compression,
             ceilings=tuple((step.from_share, step.ceiling) for step in config.ceiling),
         ),
     )

@@ -148,8 +148,11 @@ class Training(Section, frozen=True):
     """How devices train. `final_lr` lets the learning rate fall along a half cosine over the rounds.
 
     A device plans `epochs` over its images in a round, and goes on up to `most_epochs` when time is left over.
-    `average` weights what devices changed by the images that touched it, or (`fedavg`) by all their images.
-    `statistics_images` is on how many images each device measures batch-norm statistics, unless the aggregator does.
+    `average` weights what devices changed by the images that touched it, or (`fedavg`) by all their images; the other
+    kinds withstand a share of `hostile_share` hostile devices (0.2 when it is not given), by votes. `clip_norm` scales
+    down updates with a larger norm than this, or than the median of the round. `encoding` and `compression` are how
+    updates are written down. `statistics_images` is on how many images each device measures batch-norm statistics,
+    unless the aggregator does.
     """
 
     batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
@@ -159,13 +162,22 @@ class Training(Section, frozen=True):
     weight_decay: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 5e-4
     epochs: _Epochs = 1.0
     most_epochs: _Epochs = 3.0
-    average: Literal["touch", "fedavg"] = "touch"
+    average: Literal["touch", "fedavg", "median", "trimmed_mean", "krum", "multi_krum"] = "touch"
+    hostile_share: Annotated[float, msgspec.Meta(ge=0.0, lt=0.5)] | None = None
+    clip_norm: Positive | Literal["median"] | None = None
+    encoding: Literal["float32", "float16", "int8"] = "float32"
+    compression: Literal["none", "zstd"] = "none"
     statistics_images: Annotated[int, msgspec.Meta(ge=0, le=65536)] = 128
 
     def __post_init__(self) -> None:
-        """Check that the limit is not below the aim."""
+        """Check that the limit is not below the aim, and that the average asks for a share."""
         if self.most_epochs < self.epochs:
             raise ConfigError(f"most_epochs: {self.most_epochs:g} is less than epochs, {self.epochs:g}")
+        if self.hostile_share is not None and self.average not in {"trimmed_mean", "krum", "multi_krum"}:
+            raise ConfigError(
+                f"hostile_share: the average {self.average!r} does not ask for it; leave it out, "
+                "or choose trimmed_mean, krum or multi_krum"
+            )
 
 
 class CeilingStep(Section, frozen=True):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from distreal_edge.device.board import Availability, Board, Ran, RealBoard, TraceBoard
 from distreal_edge.device.daemon import DeviceDaemon
+from distreal_edge.device.encoding import Compression, Encoding
 from distreal_edge.device.guest import become_guest
 from distreal_edge.device.measuring import measure_speed
 from distreal_edge.device.monitor import Monitor
 from distreal_edge.device.owner import OwnerLimits, QuietHours
 from distreal_edge.device.pace import Choice, Pace, Speed
 from distreal_edge.device.pieces import Piece, elements_of, offsets_of, pieces_of
+from distreal_edge.device.residuals import Residuals
 from distreal_edge.device.rounds import DeviceRounds
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.survivors import Survivors
@@ -22,8 +24,10 @@ __all__ = [
     "Availability",
     "Board",
     "Choice",
+    "Compression",
     "DeviceDaemon",
     "DeviceRounds",
+    "Encoding",
     "MiniBatch",
     "Monitor",
     "OwnerLimits",
@@ -32,6 +36,7 @@ __all__ = [
     "QuietHours",
     "Ran",
     "RealBoard",
+    "Residuals",
     "Speed",
     "Spool",
     "Survivors",

@@ -14,6 +14,7 @@ import msgspec
 from distreal_edge.device.blobs import Blobs
 from distreal_edge.device.health import health_of
 from distreal_edge.device.report import status_of, update_answer
+from distreal_edge.device.residuals import Residuals
 from distreal_edge.device.rounds import (
     Action,
     AskForChunks,
@@ -127,12 +128,14 @@ class DeviceDaemon:
         ):
             self._blobs = Blobs()
             self._spool = Spool(self._state / "spool")
+            self._residuals = Residuals(self._state / "residuals", waiting=self._spool.waiting())
             self._upload: Upload | None = None
             self._worker = Worker(
                 device=self._device,
                 dataset=self._dataset,
                 board=self._board,
                 spool=self._spool,
+                residuals=self._residuals,
                 report=lambda step: self._step_done(step, step_log),
                 pulse=self._pulse,
                 profile=self._profile,
@@ -212,6 +215,8 @@ class DeviceDaemon:
                 case DeviceTopic(kind="ack"):
                     ack = decode(Ack, message.payload, where=message.topic)
                     self._last_answer = update_answer(ack, now)
+                    if ack.kind != "resend":
+                        self._residuals.settle(ack.uid, counted=ack.kind == "durable")
                     if ack.kind == "refused":
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
                     self._act(self._rounds.acknowledged(ack))
@@ -279,6 +284,7 @@ class DeviceDaemon:
                 case Forget(uid):
                     if self._upload is not None and self._upload.uid == uid:
                         self._upload = None
+                    self._residuals.settle(uid, counted=None)  # unless an answer has said it
                     self._spool.remove(uid)
 
     def _publish(self, topic: str, payload: bytes) -> None:

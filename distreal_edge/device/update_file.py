@@ -74,7 +74,7 @@ class UpdateReader:
     def __init__(self, source: Path | bytes, plan: Plan) -> None:
         """Read the header and hold it against the plan; raise `ProtocolError`, or `StateError` for the disk."""
         self._source = _File(source) if isinstance(source, Path) else _Memory(source)
-        self._plan = plan
+        self.plan = plan
         if self._source.size_bytes > most_bytes(plan):
             message = f"size: {self._source.size_bytes} bytes are more than an update of this network can have"
             raise ProtocolError(message)
@@ -113,7 +113,7 @@ class UpdateReader:
     def survivors(self) -> Survivors:
         """Return which filters survived, and on how many images."""
         packed = self._tensor("survivors", np.dtype("u1")).reshape(self._tensors["survivors"].shape)
-        return Survivors(packed, self._tensor("survivor_images", np.dtype("<i8")), self._plan.filters)
+        return Survivors(packed, self._tensor("survivor_images", np.dtype("<i8")), self.plan.filters)
 
     def statistics(self) -> dict[str, NDArray[np.float32]]:
         """Return the batch-norm statistics, none when none were measured."""
@@ -121,7 +121,7 @@ class UpdateReader:
             return {}
         vector, begin = self._tensor("statistics", np.dtype("<f4")), 0
         found: dict[str, NDArray[np.float32]] = {}
-        for name, shape in self._plan.statistics.items():
+        for name, shape in self.plan.statistics.items():
             found[name] = vector[begin : begin + prod(shape)].reshape(shape)
             begin += prod(shape)
         return found
@@ -150,7 +150,7 @@ class UpdateReader:
     def _check_changes(self, survivors: Survivors, digest: hashlib._Hash) -> None:
         buffer, doubled = np.empty(_AT_ONCE, dtype="<f4"), np.empty(_AT_ONCE)
         trained = survivors.whole and len(survivors.images) > 0
-        for piece in pieces_of(self._plan, _AT_ONCE):
+        for piece in pieces_of(self.plan, _AT_ONCE):
             size = piece.end - piece.begin
             if size > len(buffer):  # a kernel is never parted
                 buffer, doubled = np.empty(size, dtype="<f4"), np.empty(size)

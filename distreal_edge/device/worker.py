@@ -15,10 +15,9 @@ from distreal_edge.device.measuring import measure_speed, wait_while_paused
 from distreal_edge.device.pace import Speed
 from distreal_edge.device.rounds import task_of
 from distreal_edge.device.trainer import MiniBatch, train_round
-from distreal_edge.device.update import encode_update
 from distreal_edge.dropout import Table, check_policy
 from distreal_edge.engine import Cancellation
-from distreal_edge.errors import CancellationError, DistrealError, TableError
+from distreal_edge.errors import CancellationError, DistrealError, StateError, TableError
 from distreal_edge.network import Network
 from distreal_edge.pulse import Pulse
 
@@ -27,9 +26,11 @@ if TYPE_CHECKING:
 
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Board
+    from distreal_edge.device.residuals import Residuals
     from distreal_edge.device.spool import Spool
     from distreal_edge.device.update import Update
     from distreal_edge.dropout import Profile
+    from distreal_edge.network import Plan
     from distreal_edge.transport import Manifest
 
 __all__ = ["Finished", "Worker"]
@@ -61,6 +62,7 @@ class Worker:
         dataset: Dataset,
         board: Board,
         spool: Spool,
+        residuals: Residuals,
         report: Callable[[MiniBatch], None],
         pulse: Pulse | None = None,
         profile: Profile | None = None,
@@ -74,6 +76,7 @@ class Worker:
         self._dataset = dataset
         self._board = board
         self._spool = spool
+        self._residuals = residuals
         self._report = report
         self._pulse = Pulse() if pulse is None else pulse
         self._profile = profile
@@ -143,8 +146,20 @@ class Worker:
             return None
         if stop.is_set():
             return None
-        self._spool.add(uid, task_of(manifest), encode_update(update))
+        self._store(update, manifest, network.plan)
         return uid
+
+    def _store(self, update: Update, manifest: Manifest, plan: Plan) -> None:
+        """Put an update into the spool, as the round asks for it."""
+        uid, settings = update.header.uid, manifest.training
+        data = self._residuals.encode(update, plan, settings.encoding, settings.compression)
+        try:
+            self._spool.add(uid, task_of(manifest), data)
+        except StateError:
+            if self._spool.path(uid) is None:
+                self._residuals.settle(uid, counted=False)
+            raise
+        self._residuals.stored(uid)
 
     def _update(
         self,

@@ -110,7 +110,8 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     """How devices train in a round.
 
     `epochs` over its own images is what a device aims at, `most_epochs` what it may reach with time left over.
-    `statistics_images` is how many images a device measures batch-norm statistics on; 0 for none.
+    `statistics_images` is how many images a device measures batch-norm statistics on; 0 for none. `encoding` and
+    `compression` are how it writes its update down.
     """
 
     batch: Annotated[int, Meta(ge=1, le=65_536)]
@@ -120,6 +121,8 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     epochs: Annotated[float, Meta(gt=0, le=10_000)]
     most_epochs: Annotated[float, Meta(gt=0, le=10_000)]
     statistics_images: Annotated[int, Meta(ge=0, le=1_000_000)]
+    encoding: Literal["float32", "float16", "int8"] = "float32"
+    compression: Literal["none", "zstd"] = "none"
 
     def __post_init__(self) -> None:
         if self.most_epochs < self.epochs:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from distreal_edge.aggregator import REASONS, check_sender, check_update, reason_of
+from distreal_edge.device import encode_update, read_update
 from distreal_edge.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ FULL_MACS = 1000
 def check(network: Network, manifest_of: Callable[..., Manifest]) -> Callable[..., None]:
     """Check an update of pi-1 that holds 100 images, as the aggregator would."""
 
-    def run(update: Update, manifest: Manifest | None = None, **changed: Any) -> None:
+    def run(update: Update, manifest: Manifest | None = None, written: Any = (), **changed: Any) -> None:
         known: dict[str, Any] = {
             "manifest": manifest or manifest_of(network), "device": "pi-1", "uid": update.header.uid,
             "announced_images": 100, "weights": network.weights, "full_macs": FULL_MACS,
         }  # fmt: skip
-        check_update(update, **{**known, **changed})
+        check_update(read_update(encode_update(update, *written), network.plan), **{**known, **changed})
 
     return run
 
@@ -114,6 +115,22 @@ def test_a_finite_change_that_makes_the_model_infinite_is_refused(
         check(update)
     update.changes["fc.bias"][1] = -3e38
     check(update)
+
+
+@pytest.mark.parametrize(("encoding", "compression"), [("float16", "none"), ("float32", "zstd"), ("int8", "zstd")])
+def test_an_update_must_be_written_down_as_the_round_asks(
+    check: Callable[..., None], maker: Any, network: Network, manifest_of: Callable[..., Manifest],
+    encoding: Any, compression: Any,
+) -> None:  # fmt: skip
+    update = maker.update(maker.log("ordered", 2))
+    with pytest.raises(ProtocolError, match=r"^type: the round asks for float32 and none"):
+        check(update, written=(encoding, compression))
+    known = manifest_of(network)
+    training = msgspec.structs.replace(known.training, encoding=encoding, compression=compression)
+    asking = msgspec.structs.replace(known, training=training)
+    check(update, asking, (encoding, compression))
+    with pytest.raises(ProtocolError, match=r"^type: "):
+        check(update, asking)
 
 
 def test_who_cannot_be_counted_is_refused_at_once(network: Network, manifest_of: Callable[..., Manifest]) -> None:

@@ -39,8 +39,7 @@ def values(annotation: Any) -> str:
     """Say in words what a key may be."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in {Union, UnionType}:
-        (inner,) = (each for each in arguments if each is not NoneType)
-        return values(inner)
+        return " or ".join(values(each) for each in arguments if each is not NoneType)
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:

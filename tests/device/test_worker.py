@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distreal_edge.device.residuals import Residuals
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.worker import Worker
 
@@ -40,7 +41,11 @@ def trained(
         board = virtual_board(constant_cores(2.0), lambda _number: 0.5)
         steps: list[Any] = []
         spool = Spool(tmp_path / "spool")
-        worker = Worker(device="pi", dataset=dataset, board=board, spool=spool, report=steps.append, profile=profile)
+        residuals = Residuals(tmp_path / "residuals")
+        worker = Worker(
+            device="pi", dataset=dataset, board=board, spool=spool, residuals=residuals, report=steps.append,
+            profile=profile,
+        )  # fmt: skip
         worker.start(make_manifest(model=model, table=rows), model, rows)
         worker.join(60.0)
         ended = worker.finished.get_nowait()
