@@ -3,79 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
-import re
 import socket
 import ssl
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
-from distreal_edge.aggregator import Ledger
 from distreal_edge.errors import TransportError
 from distreal_edge.identity import KeyFolder, read_enrolment
-from distreal_edge.transport import Message, Session, TlsFiles, Topics
-from distreal_edge.transport.embedded_broker import find_mosquitto
+from distreal_edge.transport import Message, Session, TlsFiles
 from distreal_edge.transport.inbox import Disconnected
 from distreal_edge.transport.tls import tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 WAIT_S = 30.0
-SOURCES = Path(__file__).resolve().parents[2]
-INSTALLED = "/etc/mosquitto/distreal-edge"
-TOPICS = Topics("garden")
 PREFIX = "distreal/1/garden"
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.skipif(find_mosquitto() is None, reason="needs mosquitto"),
-]
-
-
-@contextlib.contextmanager
-def mosquitto(keys: Path, folder: Path) -> Iterator[int]:
-    """Run a broker with the files in `keys/broker`, where only their place and the port are others; give the port."""
-    program = find_mosquitto()
-    assert program is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    text = (keys / "broker" / "mosquitto.conf").read_text()
-    assert text.count("\nlistener 8883\n") == 1
-    text = text.replace(INSTALLED, str(keys / "broker")).replace("\nlistener 8883\n", f"\nlistener {port} 127.0.0.1\n")
-    folder.mkdir(exist_ok=True)
-    # Started by root mosquitto changes to a user of its own, who may not read the test's folder.
-    (folder / "mosquitto.conf").write_text(("user root\n" if os.geteuid() == 0 else "") + text)
-    with subprocess.Popen(
-        [program, "-c", folder / "mosquitto.conf"], cwd=folder, stderr=subprocess.PIPE, text=True
-    ) as broker:
-        try:
-            assert broker.stderr is not None
-            said = ""
-            for line in broker.stderr:
-                said += line
-                if " running" in line:
-                    break
-            assert " running" in said, said
-            assert "Error" not in said
-            # What it says from now on is not asked for, and must not fill the pipe.
-            with (folder / "log").open("w") as log, subprocess.Popen(["cat"], stdin=broker.stderr, stdout=log):
-                broker.stderr.close()
-                yield port
-                broker.terminate()
-                broker.wait(WAIT_S)
-        finally:
-            broker.kill()
+pytestmark = [pytest.mark.chaos]
 
 
 def installed(path: Path, folder: Path, now: datetime) -> TlsFiles:
@@ -103,7 +54,7 @@ class Federation:
 
 
 @pytest.fixture(scope="module")
-def garden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def garden(tmp_path_factory: pytest.TempPathFactory, mosquitto_with: Any) -> Iterator[Federation]:
     root = tmp_path_factory.mktemp("access")
     now = datetime.now(UTC)
     long_ago = now - timedelta(days=400)
@@ -123,7 +74,7 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     files["broker"] = TlsFiles(
         files["pi-1"].ca, root / "keys" / "broker" / "broker.pem", root / "keys" / "broker" / "broker.key"
     )
-    with mosquitto(root / "keys", root / "run") as port:
+    with mosquitto_with(root / "keys", root / "run") as port:
         yield Federation(port, root / "keys", files)
 
 
@@ -346,71 +297,3 @@ def until(session: Session, topic: str, payload: bytes | None = None) -> list[Me
             taken.append(event)
             if event.topic == topic and payload in {None, event.payload}:
                 return taken
-
-
-# -- a whole federation --------------------------------------------------------------------------------------------
-
-
-def program(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "distreal_edge", *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, timeout=WAIT_S, check=False,
-    )  # fmt: skip
-
-
-def enrolled(keys: Path, name: str, folder: Path, port: int, rest: str) -> Path:
-    """Enrol as a newcomer would, and say in the file that was written what is his; return it."""
-    folder.mkdir()
-    ran = program("enroll", keys / "enrolment" / f"{name}.enrolment", folder=folder)
-    assert ran.returncode == 0, ran.stderr
-    (config,) = folder.glob("*.toml")
-    text, count = re.subn(r"# [^\n]*\n\[(data|network)\]\n(.+\n)*", rest, config.read_text())
-    assert count == 1
-    config.write_text(text.replace("port = 8883", f"port = {port}"))
-    return config
-
-
-@pytest.mark.slow
-def test_a_federation_trains_over_tls_with_what_keys_and_enroll_made_and_a_revoked_device_ends_with_one_line(
-    tmp_path: Path, figure: Callable[[str, str, str], None]
-) -> None:
-    keys = tmp_path / "keys"
-    for arguments in (
-        ("keys", "create", "--federation", "garden", "--broker", "localhost"),
-        ("keys", "add", "pi-1", "pi-2", "stolen"),
-    ):
-        ran = program(*arguments, folder=tmp_path)
-        assert ran.returncode == 0, ran.stderr
-    images = np.random.default_rng(0).integers(0, 256, (16, 3, 8, 8), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", x_train=images, y_train=np.arange(16) % 2)
-    data = f'[data]\nname = "npz"\nroot = "{tmp_path}/images.npz"\n'
-    with contextlib.ExitStack() as running:
-        stolen = enrolled(keys, "stolen", tmp_path / "stolen", 0, data)
-        assert program("keys", "revoke", "stolen", folder=tmp_path).returncode == 0
-        port = running.enter_context(mosquitto(keys, tmp_path / "run"))
-        stolen.write_text(stolen.read_text().replace("port = 0", f"port = {port}"))
-        rest = (
-            '[network]\nzoo = "resnet8"\nclasses = 2\nimage_size = 8\n'
-            "[rounds]\nnumber = 1\nseconds = 25\nleast_devices = 2\n[training]\nbatch = 8\nmost_epochs = 1\n"
-        )
-        configs = {
-            "aggregator": enrolled(keys, "aggregator", tmp_path / "aggregator", port, rest),
-            **{name: enrolled(keys, name, tmp_path / name, port, data) for name in ("pi-1", "pi-2")},
-        }
-        processes = {}
-        for name, config in configs.items():
-            verb = [sys.executable, "-m", "distreal_edge", "aggregate" if name == "aggregator" else "run"]
-            log = running.enter_context((config.parent / "log").open("w"))
-            processes[name] = running.enter_context(
-                subprocess.Popen([*verb, "--config", config], cwd=config.parent, stdout=log, stderr=subprocess.STDOUT)
-            )
-            running.callback(processes[name].kill)
-        refused = program("run", "--config", stolen, folder=stolen.parent)
-        assert processes["aggregator"].wait(3 * WAIT_S) == 0, (tmp_path / "aggregator" / "log").read_text()
-    with Ledger(tmp_path / "aggregator" / "aggregator-state" / "ledger.sqlite") as ledger:
-        assert {update.device for update in ledger.updates(1)} == {"pi-1", "pi-2"}
-        assert ledger.refusals() == {}
-    assert refused.returncode == 6
-    assert "TLS: our certificate was revoked; " in refused.stderr.splitlines()[-1]
-    assert "Traceback" not in refused.stderr
-    figure("a round over TLS, with files from keys and enroll alone", "2 of 2 updates averaged", "all")
