@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,3 +38,20 @@ def figure() -> Callable[[str, str, str], None]:
                 lines.write(json.dumps([done, found, target]) + "\n")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def beside() -> Callable[[str], Any]:
+    """Import a module that lies beside the tests here."""
+
+    def load(name: str) -> Any:
+        known = f"distreal_edge_chaos_{name}"
+        if known not in sys.modules:
+            spec = importlib.util.spec_from_file_location(known, Path(__file__).with_name(f"{name}.py"))
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[known] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[known])
+        return sys.modules[known]
+
+    return load
