@@ -1,70 +1,128 @@
-"""Updates on their way in: chunks put together, and refusals remembered for as long as chunks may still come."""
+"""Updates on their way in: put together on the disk, asked for a few chunks at a time, refusals remembered."""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from distreal_edge.errors import ProtocolError, printable
-from distreal_edge.transport import Ack, Assembler
+from distreal_edge.durable import make_folder
+from distreal_edge.errors import ProtocolError, StateError, printable
+from distreal_edge.transport import CHUNK_BYTES, Ack, DiskError, PartialBlob
 
 if TYPE_CHECKING:
-    from distreal_edge.transport import UpdateTopic
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from distreal_edge.transport import Offer, UpdateTopic
 
 __all__ = ["Inbound"]
 
-QUIET_S = 3.0
-"""Missing chunks of an update that has not grown for so long are asked for."""
+MOST_AT_ONCE = 8
+"""Chunks that one device is asked for at once: 2 MiB."""
+MOST_IN_ALL = 96
+"""Chunks that all devices together are asked for at once, but for one each: what the broker may have to keep."""
+SPARE_BYTES = 64 * 2**20
+"""What is to be left on the disk for the ledger, models and the system."""
 _MOST_REFUSALS = 10_000
 _MOST_CHARACTERS = 500
+_NAME = re.compile(r"([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\.part(\.log)?")
 
 
 @dataclass(slots=True)
 class _Arriving:
     uid: str
-    assembler: Assembler
-    grew_s: float
+    part: PartialBlob
+    asked: set[int] = field(default_factory=set)
 
 
-@dataclass(slots=True)
 class Inbound:
-    """At most one arriving update per device; a new one takes the place of an unfinished one.
+    """At most one arriving update per device, in a file of its own; a new one takes the place of an unfinished one.
 
-    Times are of any clock that does not go back.
+    What an earlier process left of an update is taken up when it is offered again. A device is asked for so many chunks
+    that the broker holds a bounded number of them, however many devices send and however slow we are.
     """
 
-    cap_bytes: int
-    _arriving: dict[str, _Arriving] = field(default_factory=dict)
-    _refused: OrderedDict[str, Ack] = field(default_factory=OrderedDict)
+    def __init__(self, folder: Path, cap_bytes: int) -> None:
+        """Make the folder if need be; no update has more than `cap_bytes`. Raises `StateError`."""
+        self._folder = folder
+        self._cap_bytes = cap_bytes
+        self._arriving: dict[str, _Arriving] = {}
+        self._refused: OrderedDict[str, Ack] = OrderedDict()
+        make_folder(folder)
 
-    def add(self, topic: UpdateTopic, frame: bytes, now: float) -> bytes | None:
-        """Take a chunk in; return the whole update once it is there.
+    def offered(self, device: str, offer: Offer) -> tuple[int, ...]:
+        """Make room for an update; return the chunks to ask for now, none when it is all there.
 
-        Raises `ProtocolError` for a chunk that is damaged or contradicts the others.
+        Raises `ProtocolError` for one that is too large, `DiskError` when the disk is full or refuses.
         """
-        arriving = self._arriving.get(topic.device)
-        if arriving is None or arriving.uid != topic.uid:
-            arriving = _Arriving(topic.uid, Assembler(cap_bytes=self.cap_bytes), now)
-            self._arriving[topic.device] = arriving
+        if offer.bytes > self._cap_bytes:
+            raise ProtocolError(
+                f"size: {offer.bytes} bytes are more than the {self._cap_bytes} that an update of this network can have"
+            )
+        arriving = self._arriving.get(device)
+        if (
+            arriving is None
+            or (arriving.uid, arriving.part.digest, arriving.part.total_bytes)
+            != (offer.uid, offer.digest, offer.bytes)
+        ):  # fmt: skip
+            arriving = self._begin(device, offer)
+        arriving.asked.clear()
+        return self._ask(arriving)
+
+    def add(self, topic: UpdateTopic, frame: bytes) -> tuple[int, ...]:
+        """Take a chunk in of an update that is `known`; return the chunks to ask for now.
+
+        Raises `ProtocolError` for a chunk that is damaged or contradicts the others, `DiskError` for the disk's sake.
+        """
+        arriving = self._arriving[topic.device]
         try:
-            progress = arriving.assembler.add(frame, where=f"update {topic.uid} of {topic.device}")
+            arriving.part.add(frame, index=topic.index, where=f"update {topic.uid} of {topic.device}")
         except ProtocolError as error:
             raise ProtocolError(f"chunk: {error}") from None
-        if not progress.duplicate:
-            arriving.grew_s = now
-        if not progress.complete:
-            return None
-        del self._arriving[topic.device]
-        return arriving.assembler.data
+        finally:
+            arriving.asked.discard(topic.index)
+        return self._ask(arriving) if len(arriving.asked) <= self._share // 2 else ()
+
+    def incomplete(self, device: str) -> bool:
+        """Return whether chunks of a device's update are still to come."""
+        return bool(self._arriving[device].part.missing)
+
+    def whole(self, device: str) -> PartialBlob | None:
+        """Return a device's update once all of it is there and as it was announced.
+
+        Chunks that the disk has changed are missing again then. Raises `ProtocolError` when it never was what was
+        announced, `DiskError` for the disk's sake.
+        """
+        part = self._arriving[device].part
+        try:
+            return part if part.is_whole() else None
+        except ProtocolError as error:
+            raise ProtocolError(f"chunk: {error}") from None
+
+    def missing(self, device: str) -> tuple[int, ...]:
+        """Return the chunks to ask a device for now."""
+        return self._ask(self._arriving[device])
+
+    def known(self, device: str, uid: str) -> bool:
+        """Return whether chunks of this update are taken in."""
+        return device in self._arriving and self._arriving[device].uid == uid
+
+    def forget(self, device: str) -> None:
+        """Note that a device's update was moved away, or is not wanted; what is left of it is removed."""
+        arriving = self._arriving.pop(device, None)
+        if arriving is not None:
+            arriving.part.discard()
 
     def refuse(self, device: str, uid: str, reason: str) -> Ack:
         """Drop what has come of an update, remember that it is refused, and return the answer.
 
         The refusal of a device's newest update is remembered, because the rest of its chunks may be on their way.
         """
-        if device in self._arriving and self._arriving[device].uid == uid:
-            del self._arriving[device]
+        if self.known(device, uid):
+            self.forget(device)
         # It may quote what a device sent, which a log or JSON could choke on.
         ack = Ack(uid, "refused", printable(reason[:_MOST_CHARACTERS]))
         self._refused[device] = ack
@@ -82,11 +140,42 @@ class Inbound:
         """Return device and uid of every update of which a part has come."""
         return tuple((device, arriving.uid) for device, arriving in self._arriving.items())
 
-    def quiet(self, now: float) -> list[tuple[str, Ack]]:
-        """Return whom to ask for missing chunks."""
-        asked: list[tuple[str, Ack]] = []
-        for device, arriving in self._arriving.items():
-            if now - arriving.grew_s >= QUIET_S:
-                arriving.grew_s = now
-                asked.append((device, Ack(arriving.uid, "resend", None, arriving.assembler.missing)))
-        return asked
+    def clear(self, keep: Collection[str] = ()) -> None:
+        """Remove what there is of updates of other devices than these, also what an earlier process left."""
+        for device in [device for device in self._arriving if device not in keep]:
+            self.forget(device)
+        try:
+            for path in self._folder.iterdir():
+                if _NAME.fullmatch(path.name) and path.name.partition(".")[0] not in keep:
+                    path.unlink()
+        except OSError as error:
+            raise StateError(f"{self._folder}: cannot be cleared: {error.strerror}; check its owner") from None
+
+    @property
+    def _share(self) -> int:
+        return max(1, min(MOST_AT_ONCE, MOST_IN_ALL // max(1, len(self._arriving))))
+
+    def _ask(self, arriving: _Arriving) -> tuple[int, ...]:
+        room = self._share - len(arriving.asked)
+        chosen = tuple(index for index in arriving.part.missing if index not in arriving.asked)[: max(0, room)]
+        arriving.asked.update(chosen)
+        return chosen
+
+    def _begin(self, device: str, offer: Offer) -> _Arriving:
+        self.forget(device)
+        self._remove_others(device, offer.uid)
+        path = self._folder / f"{device}.{offer.uid}.part"
+        part = PartialBlob(path, digest=offer.digest, total_bytes=offer.bytes)
+        free_bytes = shutil.disk_usage(self._folder).free
+        if free_bytes < min(offer.bytes, len(part.missing) * CHUNK_BYTES) + SPARE_BYTES:
+            raise DiskError(
+                f"{self._folder}: the disk has {free_bytes / 2**20:.0f} MiB left, {SPARE_BYTES / 2**20:.0f} of them "
+                f"kept free, and the update of {device} has {offer.bytes / 2**20:.1f}; make room, and it comes again"
+            )
+        self._arriving[device] = arriving = _Arriving(offer.uid, part)
+        return arriving
+
+    def _remove_others(self, device: str, uid: str) -> None:
+        for path in self._folder.glob(f"{device}.*"):
+            if _NAME.fullmatch(path.name) and path.name.split(".")[1] != uid:
+                path.unlink(missing_ok=True)

@@ -1,66 +1,69 @@
-"""Model and table on their way out: each chunk published once for all who want it."""
+"""Model and table on their way out: each chunk published once for all who want it at about the same time."""
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import TYPE_CHECKING
 
 from distreal_edge.errors import TransportError
 from distreal_edge.transport import BlobReference, FrameReader
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from distreal_edge.transport import Session, Topics
+    from distreal_edge.transport import Delivery
 
 __all__ = ["Outbound"]
 
 _log = logging.getLogger(__name__)
-_LEAST_AT_ONCE = 4
+GATHER_S = 0.05
+"""A chunk that is wanted is published so much later, because others may want it as well: a round begins for all."""
+_WINDOW = 8
 
 
 class Outbound:
-    """The blobs that can be asked for, and their chunks that are still to be sent."""
+    """The blobs that can be asked for, and which of their chunks are; times are of any clock that does not go back."""
 
     def __init__(self) -> None:
         """Offer nothing."""
         self._readers: dict[str, FrameReader] = {}
-        self._wanted: set[tuple[str, int]] = set()
+        self._wanted: dict[tuple[str, int], float] = {}
+        self._open: deque[Delivery] = deque()
 
     def offer(self, *blobs: bytes) -> tuple[BlobReference, ...]:
         """Offer these blobs and no others; return what a manifest says of each."""
         readers = [FrameReader(blob) for blob in blobs]
         self._readers = {reader.digest: reader for reader in readers}
-        self._wanted = {chunk for chunk in self._wanted if chunk[0] in self._readers}
+        self._wanted = {chunk: since_s for chunk, since_s in self._wanted.items() if chunk[0] in self._readers}
         return tuple(BlobReference(reader.digest, reader.total_bytes, reader.count) for reader in readers)
 
-    def want_all(self, digest: str) -> None:
-        """Note that everybody wants a whole blob."""
-        self.want(digest, range(self._readers[digest].count))
-
-    def want(self, digest: str, indices: Iterable[int]) -> None:
+    def want(self, digest: str, indices: Iterable[int], now: float) -> None:
         """Note that somebody wants chunks; those that there are not are left aside."""
         reader = self._readers.get(digest)
         if reader is not None:
-            self._wanted.update((digest, index) for index in indices if index < reader.count)
+            for index in indices:
+                if index < reader.count:
+                    self._wanted.setdefault((digest, index), now)
 
-    def send(self, session: Session, topics: Topics, stop: threading.Event) -> None:
-        """Publish what is wanted, until something arrives that is to be seen to."""
-        if not self._wanted or not session.connected:
-            return
-        order = sorted(self._wanted)
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to publish, or to be acknowledged by the broker."""
+        return bool(self._wanted or self._open)
 
-        def frames() -> Iterator[tuple[int, bytes]]:
-            for position, (digest, index) in enumerate(order):
-                # Some go out in any case, or a broker that always has something to say would starve the devices.
-                if position >= _LEAST_AT_ONCE and not session.events.empty():
-                    return
-                self._wanted.discard((digest, index))
-                yield position, self._readers[digest].frame(index)
-
+    def advance(self, publish: Callable[[str, int, bytes], Delivery], now: float) -> None:
+        """Publish what is wanted, as far as the broker takes it without waiting; `publish(digest, index, frame)`."""
         try:
-            session.send_frames(lambda position: topics.blob(*order[position]), frames(), stop=stop)
+            while self._open and self._open[0].settled:
+                self._open.popleft().wait(0.0)
+            while self._wanted and len(self._open) < _WINDOW:
+                (digest, index), since_s = next(iter(self._wanted.items()))
+                if now - since_s < GATHER_S:
+                    return
+                del self._wanted[digest, index]
+                self._open.append(publish(digest, index, self._readers[digest].frame(index)))
         except TransportError as error:
-            # Who misses a chunk asks for it again.
+            # Everybody is connected anew, or will be, and asks again.
             _log.warning("not all chunks were sent: %s", error)
+            self._wanted.clear()
+            self._open.clear()

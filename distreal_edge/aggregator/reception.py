@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distreal_edge.aggregator.inbound import Inbound
 from distreal_edge.aggregator.ledger import StoredUpdate
-from distreal_edge.aggregator.validation import check_sender, check_update, reason_of
+from distreal_edge.aggregator.store import file_digest
+from distreal_edge.aggregator.validation import check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import ProtocolError
-from distreal_edge.transport import Ack
+from distreal_edge.transport import Ack, DiskError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
 
     from distreal_edge.aggregator.ledger import Ledger
     from distreal_edge.aggregator.store import Store
-    from distreal_edge.device import UpdateReader
     from distreal_edge.network import Network
-    from distreal_edge.transport import Manifest, UpdateTopic
+    from distreal_edge.transport import Manifest, Offer, UpdateTopic
 
 __all__ = ["Reception", "Taken"]
 
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a chunk: the answer to its device, and whether it completed an update that counts now."""
+    """What became of an offer or a chunk: the answer to its device, and whether an update is whole that counts now."""
 
     ack: Ack
     counts: bool = False
@@ -38,8 +40,8 @@ class Taken:
 class Reception:
     """Take updates in for one round after the other.
 
-    Memory is bounded by the devices selected: of others, and between rounds, nothing is kept. Times are of any clock
-    that does not go back.
+    Memory is bounded, and the disk by the devices selected: of others, and between rounds, nothing is kept. A full disk
+    is told in the log, and the device gets no answer: it offers the update again.
     """
 
     def __init__(self, ledger: Ledger, store: Store, network: Network, full_macs: int) -> None:
@@ -48,49 +50,104 @@ class Reception:
         self._store = store
         self._plan = network.plan
         self._full_macs = full_macs
-        self._inbound = Inbound(most_bytes(network.plan))
+        self._inbound = Inbound(store.folder / "arriving", most_bytes(network.plan))
         self._network = network
         self._manifest: Manifest | None = None
         self._announced: Mapping[str, int] = {}
+        self._trouble = ""
 
     def open(self, manifest: Manifest, network: Network, announced_images: Mapping[str, int]) -> None:
         """Take updates of this network for this round from now on."""
         self._manifest, self._network, self._announced = manifest, network, announced_images
+        self._inbound.clear(keep=manifest.selected)
 
     def close(self) -> list[tuple[str, Ack]]:
         """Take none until the next round; return the answers to those of which only a part has come."""
         self._manifest = None
         late = ProtocolError("late: the round closed before all of it had come")
-        return [(device, self._refuse(device, uid, late)) for device, uid in self._inbound.arriving()]
+        answers = [(device, self._refuse(device, uid, late)) for device, uid in self._inbound.arriving()]
+        self._inbound.clear()
+        return answers
 
-    def quiet(self, now: float) -> list[tuple[str, Ack]]:
-        """Return whom to ask for missing chunks."""
-        return self._inbound.quiet(now)
-
-    def take(self, topic: UpdateTopic, frame: bytes, *, answered: Collection[str], now: float) -> Taken | None:
-        """Take in a chunk and return the answer, or None while others are missing.
+    def offered(self, device: str, offer: Offer, *, answered: Collection[str]) -> Taken | None:
+        """Answer an offer: durable, refused, or what is missing; None when the disk has no room for it.
 
         `answered` are the devices whose updates count in this round already. An update that is answered with `durable`
         is on the disk, and noted in the ledger.
         """
+        known = self._answered_before(device, offer.uid)
+        if known is not None:
+            return known
+        try:
+            manifest = check_sender(device, manifest=self._manifest, answered=answered)
+            check_task(offer.round, offer.model, manifest)
+            # A kill between storing and noting it left a file that no row names.
+            stored = self._store.update_path(device, offer.uid)
+            if _holds(stored, offer):
+                return self._take_in(device, offer.uid, stored, manifest)
+            missing = self._inbound.offered(device, offer)
+            return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
+        except ProtocolError as error:
+            return Taken(self._refuse(device, offer.uid, error))
+        except DiskError as error:
+            self._tell(error)
+            return None
+
+    def take(self, topic: UpdateTopic, frame: bytes, *, answered: Collection[str]) -> Taken | None:
+        """Take in a chunk; return the answer, or what to ask for next, or None while enough of it is on its way."""
         device, uid = topic.device, topic.uid
+        if not self._inbound.known(device, uid):
+            return self._answered_before(device, uid) or self._asked(uid, ())
+        try:
+            check_sender(device, manifest=self._manifest, answered=answered)
+            missing = self._inbound.add(topic, frame)
+            self._trouble = ""
+            return self._asked(uid, missing) if missing else self._finish(device, uid)
+        except ProtocolError as error:
+            return Taken(self._refuse(device, uid, error))
+        except DiskError as error:
+            self._tell(error)
+            return None
+
+    @staticmethod
+    def _asked(uid: str, missing: tuple[int, ...]) -> Taken:
+        return Taken(Ack(uid, "resend", None, missing))
+
+    def _answered_before(self, device: str, uid: str) -> Taken | None:
         if self._ledger.has_update(uid, device):  # acknowledged before, but the device did not hear it
             return Taken(Ack(uid, "durable", None))
         refused = self._inbound.refused(device, uid)
-        if refused is not None:
-            return Taken(refused)
-        try:
-            manifest = check_sender(device, manifest=self._manifest, answered=answered)
-            data = self._inbound.add(topic, frame, now)
-            if data is None:
-                return None
-            update = read_update(data, self._plan)
-            self._check(update, topic, manifest)
-        except ProtocolError as error:
-            return Taken(self._refuse(device, uid, error))
-        # A kill between the two leaves a file that no row names, and a device that has no answer and sends it again.
-        self._store.save_update(device, uid, data)
-        self._ledger.store_update(StoredUpdate(uid, manifest.number, device))
+        return None if refused is None else Taken(refused)
+
+    def _finish(self, device: str, uid: str) -> Taken | None:
+        """See whether an update is complete, and take it in if so."""
+        if self._inbound.incomplete(device):
+            return None
+        part = self._inbound.whole(device)
+        if part is None:
+            return self._asked(uid, self._inbound.missing(device))
+        assert self._manifest is not None
+        stored = self._store.update_path(device, uid)
+        return self._take_in(device, uid, part.path, self._manifest, lambda: part.move(stored))
+
+    def _take_in(
+        self, device: str, uid: str, path: Path, manifest: Manifest, store: Callable[[], None] = lambda: None
+    ) -> Taken:
+        update = read_update(path, self._plan)
+        check_update(
+            update,
+            manifest=manifest,
+            device=device,
+            uid=uid,
+            announced_images=self._announced.get(device, 0),
+            weights=self._network.weights,
+            full_macs=self._full_macs,
+        )
+        digest = file_digest(path) or ""
+        # A kill between the two leaves a file that no row names, and a device that has no answer and offers it again.
+        store()
+        self._inbound.forget(device)
+        self._ledger.store_update(StoredUpdate(uid, manifest.number, device, digest))
         _log.info(
             "round %d: %s answered, %d images in %d mini-batches",
             manifest.number,
@@ -100,19 +157,25 @@ class Reception:
         )
         return Taken(Ack(uid, "durable", None), counts=True)
 
-    def _check(self, update: UpdateReader, topic: UpdateTopic, manifest: Manifest) -> None:
-        check_update(
-            update,
-            manifest=manifest,
-            device=topic.device,
-            uid=topic.uid,
-            announced_images=self._announced.get(topic.device, 0),
-            weights=self._network.weights,
-            full_macs=self._full_macs,
-        )
+    def _tell(self, error: DiskError) -> None:
+        # Once, not for every chunk.
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            _log.error("%s", error)
 
     def _refuse(self, device: str, uid: str, error: ProtocolError) -> Ack:
         ack = self._inbound.refuse(device, uid, str(error))
         self._ledger.count_refusal(reason_of(error))
         _log.warning("refused an update of %s: %s", device, ack.reason)
         return ack
+
+
+def _holds(path: Path, offer: Offer) -> bool:
+    """Say whether a file is what is offered."""
+    try:
+        if path.stat().st_size != offer.bytes:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == offer.digest
+    except OSError:
+        return False

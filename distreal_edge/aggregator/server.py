@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from distreal_edge.aggregator.closing import average_round, judge_round, record_round
+import msgspec
+
 from distreal_edge.aggregator.evaluation import HeldOut
-from distreal_edge.aggregator.ledger import Ledger
+from distreal_edge.aggregator.finishing import Finishing, Made
+from distreal_edge.aggregator.ledger import Decision, OpenRound
 from distreal_edge.aggregator.outbound import Outbound
+from distreal_edge.aggregator.presence import Presence
 from distreal_edge.aggregator.reception import Reception
-from distreal_edge.aggregator.restoring import Restored, keep_round, restore, stored_updates
-from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
-from distreal_edge.aggregator.store import Store
-from distreal_edge.aggregator.telling import Telling
+from distreal_edge.aggregator.recovery import open_ledger
+from distreal_edge.aggregator.restoring import Restored, keep_open, keep_round, restore
+from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings, chosen_line
+from distreal_edge.aggregator.store import Keeping, Store
+from distreal_edge.aggregator.telling import Telling, closed_line
 from distreal_edge.durable import held_folder
 from distreal_edge.errors import ConfigError, ProtocolError, TransportError
 from distreal_edge.network import Network
@@ -25,13 +28,16 @@ from distreal_edge.status import StatusSocket
 from distreal_edge.transport import (
     Ack,
     AggregatorState,
+    AggregatorTopic,
     Connected,
     DeviceState,
     DeviceTopic,
     Disconnected,
     Manifest,
     Message,
+    Offer,
     Session,
+    SessionNumbers,
     Topics,
     UpdateTopic,
     Want,
@@ -45,13 +51,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distreal_edge.aggregator.lesson import Lesson
+    from distreal_edge.aggregator.reception import Taken
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
+    from distreal_edge.transport import Delivery
 
 __all__ = ["Aggregator"]
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.1
+_BUSY_TICK_S = 0.005
+_CLOSING_TICK_S = 0.02
 _HEALTH_S = 1.0
 _LAST_WORD_S = 5.0
 
@@ -72,12 +82,14 @@ class Aggregator:
         test: Dataset | None = None,
         calibration: Dataset | None = None,
         threads: int = 1,
+        keeping: Keeping = Keeping(),  # noqa: B008 - it is immutable
         tell: Callable[[str], None] = lambda _status: None,
     ) -> None:
         """Prepare an aggregator; `broker` holds the `Session`'s connection arguments.
 
         `test` are held-out images, `calibration` those on which batch-norm statistics are measured; without the
-        latter devices measure them. `tell` is called in every turn of the loop, with one line on what goes on.
+        latter devices measure them. `keeping` says which models stay. `tell` is called in
+        every turn of the loop, with one line on what goes on.
         Raises what `HeldOut.check` and `Table.check_network` raise, and `ConfigError` when nobody would measure the
         statistics.
         """
@@ -101,8 +113,9 @@ class Aggregator:
         self._lesson = lesson
         self._state = state
         self._broker = broker
+        self._keeping = keeping
         self._tell = tell
-        self._session_id = secrets.token_hex(8)
+        self._finishing: Finishing | None = None
 
     @staticmethod
     def needs_closing_measurement(network: Network, calibration: Dataset | None) -> bool:
@@ -114,34 +127,47 @@ class Aggregator:
 
         Raises `StateError` when the state folder cannot be used, `TransportError` when the broker refuses us for good.
         """
-        offline = encode(AggregatorState("offline", self._session_id))
-        with (
-            held_folder(self._state),
-            StatusSocket(self._state) as self._status_socket,
-            Ledger(self._state / "ledger.sqlite") as self._ledger,
-        ):
+        with held_folder(self._state), StatusSocket(self._state) as self._status_socket:
             self._store = Store(self._state)
-            restored = restore(
-                self._ledger, self._store, federation=self._federation, network=self._network, table=self._table
-            )
-            with Session(
-                # Of the federation: two may share a broker, and two aggregators of one must not.
-                client_id=f"aggregator-{hashlib.sha256(self._federation.encode()).hexdigest()[:16]}",
-                will_topic=self._topics.aggregator_state,
-                will_payload=offline,
-                **self._broker,
-            ) as self._session:
-                self._session.publish_retained(
-                    self._topics.aggregator_state, encode(AggregatorState("online", self._session_id))
+            with open_ledger(self._store, self._network) as self._ledger:
+                restored = restore(
+                    self._ledger, self._store, federation=self._federation, network=self._network, table=self._table
                 )
-                self._session.subscribe(self._topics.device_states, self._topics.wants, self._topics.updates)
-                self._go_on(restored)
-                return self._serve(stop)
+                try:
+                    return self._lead(restored, stop)
+                finally:
+                    if self._finishing is not None:
+                        self._finishing.abandon()
+                        self._finishing = None
+
+    def _lead(self, restored: Restored, stop: threading.Event) -> bool:
+        with Session(
+            # Of the federation: two may share a broker, and two aggregators of one must not.
+            client_id=f"aggregator-{hashlib.sha256(self._federation.encode()).hexdigest()[:16]}",
+            will_topic=self._topics.aggregator_state,
+            will_payload=lambda number: encode(AggregatorState("offline", number, self._federation)),
+            number=SessionNumbers(self._state / "session"),
+            **self._broker,
+        ) as self._session:
+            self._session.clients = 1  # devices wait longer after a broker's restart, so that it is there for them
+            self._session.publish_retained(
+                self._topics.aggregator_state,
+                lambda number: encode(AggregatorState("online", number, self._federation)),
+            )
+            self._session.subscribe(
+                self._topics.aggregator_state,
+                self._topics.device_states,
+                self._topics.wants,
+                self._topics.offers,
+                self._topics.updates,
+            )
+            self._go_on(restored)
+            return self._serve(stop)
 
     def _go_on(self, restored: Restored) -> None:
         self._outbound = Outbound()
+        self._presence = Presence()
         self._use_model(restored.model)
-        self._began_after = restored.done
         self._rounds = AggregatorRounds(
             self._settings, done=restored.done, reopened=restored.opened, answered=restored.answered
         )
@@ -154,6 +180,7 @@ class Aggregator:
             accuracy=restored.accuracy,
             tell=self._tell,
         )
+        self._lost = {update.device: update.uid for update in restored.lost}
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
             self._announce(restored.manifest, restored.announced)
@@ -177,13 +204,12 @@ class Aggregator:
                 match action:
                     case Open():
                         self._open(action)
-                    case Close():
-                        self._close()
+                    case Close(why=why):
+                        self._close(why, now)
                     case Finish() if self._finish():
                         return True
-            self._outbound.send(self._session, self._topics, stop)
-            for device, ack in self._reception.quiet(time.monotonic()):
-                self._answer(device, ack)
+            self._look_at_closing()
+            self._outbound.advance(self._publish_chunk, time.monotonic())
             self._telling.say_waiting(now)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
@@ -193,10 +219,10 @@ class Aggregator:
 
     def _take_events(self) -> None:
         """See to what arrives, for about a tick: a stream of messages must not keep a round from closing."""
-        until_s = time.monotonic() + _TICK_S
+        until_s = time.monotonic() + (_TICK_S if self._finishing is None else _CLOSING_TICK_S)
         while (left_s := until_s - time.monotonic()) > 0:
             try:
-                event = self._session.events.get(timeout=left_s)
+                event = self._session.events.get(timeout=_BUSY_TICK_S if self._outbound.busy else left_s)
             except queue.Empty:
                 return
             match event:
@@ -204,11 +230,13 @@ class Aggregator:
                     self._message(event)
                 case Connected():
                     self._rounds.broker_back(time.time())
+                    for device, uid in self._lost.items():
+                        self._answer(device, Ack(uid, "resend", None))
                 case Disconnected(reason, final=True):
                     raise self._session.failure or TransportError(reason)
                 case Disconnected():
                     self._rounds.broker_gone()
-            if self._session.events.empty():
+            if self._session.events.empty() or self._outbound.busy:
                 return
 
     def _message(self, message: Message) -> None:
@@ -218,13 +246,23 @@ class Aggregator:
                     self._device_state(device, decode(DeviceState, message.payload, where=message.topic))
                 case DeviceTopic(_, "want"):
                     want = decode(Want, message.payload, where=message.topic)
-                    self._outbound.want(want.digest, want.missing)
+                    self._outbound.want(want.digest, want.missing, time.monotonic())
+                case DeviceTopic(device, "offer"):
+                    offer = decode(Offer, message.payload, where=message.topic)
+                    self._tell_device(device, self._reception.offered(device, offer, answered=self._rounds.answered))
                 case UpdateTopic() as topic:
-                    self._update_frame(topic, message.payload)
+                    answered = self._rounds.answered
+                    self._tell_device(topic.device, self._reception.take(topic, message.payload, answered=answered))
+                case AggregatorTopic("state") if not message.retained:
+                    if decode(AggregatorState, message.payload, where=message.topic).state == "offline":
+                        # The will of a connection that is over came late, and hides that we are here.
+                        self._session.republish(message.topic)
         except ProtocolError as error:
             _log.warning("ignored: %s", error)
 
     def _device_state(self, device: str, state: DeviceState) -> None:
+        if not self._presence.counts(device, state):
+            return
         was_present = device in self._rounds.present
         if state.state in {"offline", "degraded"}:
             self._rounds.device_gone(device)
@@ -233,16 +271,18 @@ class Aggregator:
         if was_present != (device in self._rounds.present):
             _log.info("%s is %s, %d images", device, "gone" if was_present else "here", state.images)
 
-    def _update_frame(self, topic: UpdateTopic, frame: bytes) -> None:
-        taken = self._reception.take(topic, frame, answered=self._rounds.answered, now=time.monotonic())
+    def _tell_device(self, device: str, taken: Taken | None) -> None:
         if taken is None:
             return
         if taken.counts:
-            self._rounds.update_stored(topic.device)
-        self._answer(topic.device, taken.ack)
+            self._rounds.update_stored(device)
+        self._answer(device, taken.ack)
 
     def _answer(self, device: str, ack: Ack) -> None:
         self._session.publish(self._topics.ack(device), encode(ack))
+
+    def _publish_chunk(self, digest: str, index: int, frame: bytes) -> Delivery:
+        return self._session.publish(self._topics.blob(digest, index), frame)
 
     # -- rounds --------------------------------------------------------------------------------------------------------
 
@@ -255,13 +295,17 @@ class Aggregator:
             draw=self._draw,
             measured_here=self._measured_here,
         )
+        manifest = msgspec.structs.replace(manifest, devices=len(self._rounds.present))
         images = {device: self._rounds.present[device] for device in opened.selected}
-        self._ledger.open_round(opened.number, encode(manifest), opened.opened_s, images)
+        chosen = chosen_line(self._settings, selected=len(opened.selected), present=len(self._rounds.present))
+        noted = OpenRound(opened.number, encode(manifest), opened.opened_s)
+        keep_open(self._ledger, self._store, noted, images, chosen)
         _log.info(
-            "round %d of %d: %d devices, ceiling %.2f, %.0f s",
+            "round %d of %d: %d devices (%s), ceiling %.2f, %.0f s",
             opened.number,
             self._settings.last,
             len(opened.selected),
+            chosen,
             manifest.ceiling,
             opened.deadline_s - opened.opened_s,
         )
@@ -272,46 +316,49 @@ class Aggregator:
         self._reception.open(manifest, self._network, images)
         self._telling.enter("collecting")
         self._session.publish_retained(self._topics.round, encode(manifest))
-        self._outbound.want_all(manifest.model.digest)
-        if self._rounds.done == self._began_after:
-            # The table is the same in every round: later, only who comes anew asks for it.
-            self._outbound.want_all(manifest.table.digest)
 
-    def _close(self) -> None:
+    def _close(self, why: str, now: float) -> None:
+        """Take no more updates, and begin to average those that are here."""
         opened, manifest = self._rounds.open, self._manifest
         assert opened is not None
         assert manifest is not None
         for device, ack in self._reception.close():
             self._answer(device, ack)
-        self._telling.enter("averaging")
-        averaged = average_round(
-            self._network,
-            stored_updates(self._ledger, self._store, opened.number, self._network.plan),
-            self._lesson.rule,
+        self._lost.clear()
+        self._why = why
+        updates = tuple(self._ledger.updates(opened.number))
+        _log.info("round %d closes: %s; %d updates", opened.number, why, len(updates))
+        self._finishing = Finishing(
+            opened, manifest, self._network, updates, self._store, self._lesson.rule, self._held_out, now
         )
-        self._telling.enter("evaluating")
-        judged = judge_round(opened, averaged, self._held_out)
-        closed = record_round(opened, manifest, averaged, judged, closed_s=time.time())
-        keep_round(self._ledger, self._store, judged, closed)
-        self._use_model(closed.model)
-        record = closed.record
-        scored = (
-            ""
-            if record.accuracy is None
-            else (f", accuracy {100 * record.accuracy:.2f} % after round {record.evaluated_round}")
-        )
+        self._telling.enter(self._finishing.phase)
+        self._finishing.start()
+
+    def _look_at_closing(self) -> None:
+        """See how far the closed round is, and go on to the next once it is stored."""
+        if self._finishing is None:
+            return
+        made = self._finishing.result()
+        if made is not None:
+            self._finishing = None
+            self._closed(made)
+        elif self._telling.phase != self._finishing.phase:
+            self._telling.enter(self._finishing.phase)
+
+    def _closed(self, made: Made) -> None:
+        record = made.closed.record
+        for update in made.lost:
+            lost = Decision(time.time(), update.round, update.device, "update lost", "its file was damaged")
+            self._ledger.lose_update(update, lost)
+        closed = Decision(record.closed_s, record.round, None, "closed", self._why)
+        keep_round(self._ledger, self._store, made.closed, made.files, closed, made.metrics)
+        self._store.prune_models(self._keeping)
+        self._use_model(made.closed.model)
         if record.accuracy is not None:
             self._telling.accuracy = record.accuracy
         self._rounds.closed()
         self._telling.phase = "waiting"
-        _log.info(
-            "round %d closed: %d of %d devices, %d images%s",
-            opened.number,
-            len(record.answered),
-            len(opened.selected),
-            record.images,
-            scored,
-        )
+        _log.info("%s", closed_line(record))
 
     def _finish(self) -> bool:
         """Say that the training is over; return whether the broker has heard it."""

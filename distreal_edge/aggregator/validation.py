@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distreal_edge.device import UpdateReader
     from distreal_edge.transport import Manifest
 
-__all__ = ["REASONS", "check_sender", "check_update", "reason_of"]
+__all__ = ["REASONS", "check_sender", "check_task", "check_update", "reason_of"]
 
 REASONS: Final = {
     "chunk": "a chunk is damaged, or contradicts the others",
@@ -61,6 +61,16 @@ def check_sender(device: str, *, manifest: Manifest | None, answered: Collection
     return manifest
 
 
+def check_task(number: int, model: str, manifest: Manifest) -> None:
+    """Refuse what was trained for another round than the open one, or on another model."""
+    if number < manifest.number:
+        raise ProtocolError(f"late: round {number} is closed")
+    if number > manifest.number:
+        raise ProtocolError(f"round: round {number} has not been opened")
+    if model != manifest.model.digest:
+        raise ProtocolError("model: the update was trained on another model")
+
+
 def check_update(
     update: UpdateReader,
     *,
@@ -80,12 +90,7 @@ def check_update(
     header = update.header
     if header.device != device or header.uid != uid:
         raise ProtocolError(f"identity: the update says {header.device}/{header.uid}, its topic {device}/{uid}")
-    if header.round < manifest.number:
-        raise ProtocolError(f"late: round {header.round} is closed")
-    if header.round > manifest.number:
-        raise ProtocolError(f"round: round {header.round} has not been opened")
-    if header.model != manifest.model.digest:
-        raise ProtocolError("model: the update was trained on another model")
+    check_task(header.round, header.model, manifest)
     asked = manifest.training
     if (update.stated.encoding, update.stated.compression) != (asked.encoding, asked.compression):
         raise ProtocolError(

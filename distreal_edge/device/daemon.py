@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from distreal_edge.device.belonging import Belonging
 from distreal_edge.device.blobs import Blobs
+from distreal_edge.device.fetching import Fetching
 from distreal_edge.device.health import health_of
 from distreal_edge.device.report import status_of, update_answer
 from distreal_edge.device.residuals import Residuals
@@ -20,6 +21,7 @@ from distreal_edge.device.rounds import (
     AskForChunks,
     DeviceRounds,
     Forget,
+    OfferUpdate,
     Phase,
     Send,
     StopTraining,
@@ -44,6 +46,7 @@ from distreal_edge.transport import (
     Message,
     RoundTopic,
     Session,
+    SessionNumbers,
     Topics,
     decode,
     encode,
@@ -102,7 +105,6 @@ class DeviceDaemon:
         self._version = version
         self._broker = broker
         self._topics = Topics(federation)
-        self._session_id = secrets.token_hex(8)
         self._log_steps = log_steps
         self._tell = tell
         self._pulse = pulse
@@ -117,7 +119,6 @@ class DeviceDaemon:
 
         Raises `TransportError` when the broker refuses us for good, `StateError` when the state folder cannot be used.
         """
-        offline = encode(DeviceState("offline", self._session_id, len(self._dataset), self._version))
         self._stop = stop
         self._announced_state = ""
         with (
@@ -126,7 +127,7 @@ class DeviceDaemon:
             crashes_counted(self._state / "crashes.json") as self._safe_mode,
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
         ):
-            self._blobs = Blobs()
+            self._blobs = Blobs(self._state / "blobs")
             self._spool = Spool(self._state / "spool")
             self._residuals = Residuals(self._state / "residuals", waiting=self._spool.waiting())
             self._upload: Upload | None = None
@@ -142,15 +143,24 @@ class DeviceDaemon:
             )
             self._rounds = DeviceRounds(self._device, waiting=self._spool.waiting(), done=self._spool.tasks())
             self._manifest: Manifest | None = None
+            self._belonging = Belonging(self._topics)
+            self._full_disk = ""
             try:
                 with Session(
                     client_id=client_id_of(federation=self._topics.federation, device=self._device),
                     will_topic=self._topics.device_state(self._device),
-                    will_payload=offline,
+                    will_payload=self._state_maker("offline"),
+                    number=SessionNumbers(self._state / "session"),
                     **self._broker,
                 ) as self._session:
+                    self._fetching = Fetching(self._session, self._topics, self._device, self._blobs)
                     self._announce_state("starting")
-                    self._session.subscribe(self._topics.round, self._topics.ack(self._device), self._topics.all_blobs)
+                    self._session.subscribe(
+                        self._topics.round,
+                        self._topics.ack(self._device),
+                        self._topics.device_state(self._device),
+                        self._topics.aggregator_states,
+                    )
                     try:
                         self._serve()
                     finally:
@@ -170,10 +180,12 @@ class DeviceDaemon:
                 ended = self._worker.finished.get()
                 if ended.uid is None:
                     _log.warning("round %d: no update: %s", ended.round_number, ended.reason)
-                self._act(self._rounds.trained(ended.uid))
+                self._act(self._rounds.trained(ended.uid, time.time()))
                 self._begin_when_complete()
             self._act(self._rounds.tick(time.time()))
+            self._fetching.serve(wanting=self._rounds.fetching)
             self._advance_upload()
+            self._belonging.check(time.monotonic())
             self._announce_state("degraded" if self._safe_mode.on else self._rounds.phase.value)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
@@ -184,7 +196,8 @@ class DeviceDaemon:
 
     def _take_event(self) -> None:
         try:
-            event = self._session.events.get(timeout=_TICK_S if self._upload is None else _UPLOAD_TICK_S)
+            uploading = self._upload is not None and self._upload.busy
+            event = self._session.events.get(timeout=_UPLOAD_TICK_S if uploading else _TICK_S)
         except queue.Empty:
             return
         match event:
@@ -200,6 +213,9 @@ class DeviceDaemon:
 
     def _message(self, message: Message) -> None:
         now = time.time()
+        if self._topics.is_aggregator_state(message.topic):
+            self._belonging.heard(message.topic, message.payload, time.monotonic())
+            return
         try:
             match self._topics.parse(message.topic):
                 case RoundTopic():
@@ -207,11 +223,13 @@ class DeviceDaemon:
                     news = manifest != self._manifest
                     self._heed(manifest, now, live=not message.retained)
                     self._manifest = manifest
+                    self._session.clients = manifest.devices or len(manifest.selected) or self._session.clients
                     if news:  # the broker repeats it after every reconnect
                         self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):
                         self._rounds.chunk_arrived(now)
+                    self._full_disk = ""
                 case DeviceTopic(kind="ack"):
                     ack = decode(Ack, message.payload, where=message.topic)
                     self._last_answer = update_answer(ack, now)
@@ -219,9 +237,18 @@ class DeviceDaemon:
                         self._residuals.settle(ack.uid, counted=ack.kind == "durable")
                     if ack.kind == "refused":
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
-                    self._act(self._rounds.acknowledged(ack))
+                    self._act(self._rounds.acknowledged(ack, now))
+                case DeviceTopic(kind="state") if not message.retained:
+                    if decode(DeviceState, message.payload, where=message.topic).state == "offline":
+                        # The will of a connection that is over came late, and hides that we are here.
+                        self._session.republish(message.topic)
         except ProtocolError as error:
             _log.warning("ignored: %s", error)
+        except StateError as error:
+            # Once, not for every chunk; it is asked for again, and perhaps somebody has made room by then.
+            if str(error) != self._full_disk:
+                self._full_disk = str(error)
+                _log.error("%s", error)
         self._begin_when_complete()
 
     def _heed(self, manifest: Manifest, now: float, *, live: bool) -> None:
@@ -266,8 +293,7 @@ class DeviceDaemon:
         for action in actions:
             match action:
                 case AskForChunks():
-                    for want in self._blobs.wanted():
-                        self._publish(self._topics.want(self._device), encode(want))
+                    self._fetching.ask_again()
                 case Train(manifest):
                     _log.info(
                         "round %d: training until %.1f s from now, rows up to %.0f %% of the network",
@@ -275,12 +301,14 @@ class DeviceDaemon:
                         manifest.train_until_s - time.time(),
                         100 * manifest.ceiling,
                     )
-                    self._latest = None
-                    self._worker.start(manifest, self._blobs.data(manifest.model), self._blobs.data(manifest.table))
+                    self._train(manifest)
                 case StopTraining():
                     self._worker.stop()
+                case OfferUpdate(uid):
+                    self._offer(uid)
                 case Send(uid, missing):
-                    self._begin_upload(uid, missing)
+                    if self._upload is not None and self._upload.uid == uid:
+                        self._upload.ask(missing)
                 case Forget(uid):
                     if self._upload is not None and self._upload.uid == uid:
                         self._upload = None
@@ -293,29 +321,40 @@ class DeviceDaemon:
         except TransportError as error:
             _log.warning("%s", error)
 
-    def _begin_upload(self, uid: str, missing: tuple[int, ...]) -> None:
-        path = self._spool.path(uid)
+    def _train(self, manifest: Manifest) -> None:
+        self._latest = None
         try:
-            if path is None:
-                raise FileNotFoundError(2, "not in the spool any more")
-            self._upload = Upload(
-                uid,
-                path,
-                missing,
-                lambda index, frame: self._session.publish(self._topics.update(self._device, uid, index), frame),
-            )
+            model, table = self._blobs.data(manifest.model), self._blobs.data(manifest.table)
+        except StateError as error:
+            _log.error("round %d: not trained: %s", manifest.number, error)
+            self._act(self._rounds.trained(None, time.time()))
+            return
+        self._worker.start(manifest, model, table)
+
+    def _offer(self, uid: str) -> None:
+        try:
+            if self._upload is None or self._upload.uid != uid:
+                path = self._spool.path(uid)
+                if path is None:
+                    raise FileNotFoundError(2, "not in the spool any more")
+                topics, session = self._topics, self._session
+                self._upload = Upload(
+                    uid, path, lambda index, frame: session.publish(topics.update(self._device, uid, index), frame)
+                )
+            offer = self._upload.offer()
         except (OSError, ProtocolError) as error:
             _log.warning("update %s cannot be sent: %s", uid, error)
             self._upload = None
-            self._act(self._rounds.lost(uid))
+            self._act(self._rounds.lost(uid, time.time()))
+            return
+        self._publish(self._topics.offer(self._device), encode(offer))
 
     def _advance_upload(self) -> None:
         upload = self._upload
-        if upload is None:
+        if upload is None or not upload.busy:
             return
         try:
             if upload.advance():
-                self._upload = None
                 self._rounds.sent(upload.uid, time.time())
         except (TransportError, ProtocolError, StateError, OSError) as error:
             _log.warning("update %s was not sent whole: %s", upload.uid, error)
@@ -342,11 +381,13 @@ class DeviceDaemon:
         if told != self._announced_state:
             self._announced_state = told
             _log.info("%s", told)
-            payload = {"state": told, "session": self._session_id, "images": len(self._dataset)}
-            self._session.publish_retained(
-                self._topics.device_state(self._device),
-                encode(DeviceState(**payload, version=self._version)),  # type: ignore[arg-type]
-            )
+            self._session.publish_retained(self._topics.device_state(self._device), self._state_maker(told))
+
+    def _state_maker(self, told: str) -> Callable[[int], bytes]:
+        """Return what makes our state for a connection's number."""
+        return lambda number: encode(
+            DeviceState(told, number, len(self._dataset), self._version)  # type: ignore[arg-type]
+        )
 
     def _publish_health(self) -> None:
         availability = self._board.availability()

@@ -15,12 +15,23 @@ if TYPE_CHECKING:
 
     from distreal_edge.transport import Ack, Manifest
 
-__all__ = ["Action", "AskForChunks", "DeviceRounds", "Forget", "Phase", "Send", "StopTraining", "Train", "task_of"]
+__all__ = [
+    "Action",
+    "AskForChunks",
+    "DeviceRounds",
+    "Forget",
+    "OfferUpdate",
+    "Phase",
+    "Send",
+    "StopTraining",
+    "Train",
+    "task_of",
+]
 
-FETCH_PATIENCE_S = 2.0
-"""A model that has not grown by a chunk for so long is asked for again; each time twice as long."""
+FETCH_PATIENCE_S = 10.0
+"""A model that has not grown by a chunk for so long is asked for again; in the same round each time twice as long."""
 ACK_PATIENCE_S = 10.0
-"""An update that was sent whole and not answered for so long is sent again; each time twice as long."""
+"""An update that was offered, or sent as asked, and not answered for so long is offered again; each time later."""
 LONGEST_PATIENCE_S = 160.0
 MOST_WAITING = 4
 """An aggregator that was away for long is interested in the newest rounds only, so that little is kept."""
@@ -58,14 +69,21 @@ class StopTraining:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
-    """Send chunks of an update instead of what is being sent; `missing` empty means all of them.
+class OfferUpdate:
+    """Offer an update, instead of whatever is being sent."""
 
-    `sent`, `sending_failed` or `lost` says how it went, unless another `Send` comes before.
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send these chunks of the update that was offered last, after those that are being sent.
+
+    `sent`, `sending_failed` or `lost` says how it went, unless an `OfferUpdate` comes before.
     """
 
     uid: str
-    missing: tuple[int, ...] = ()
+    missing: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,7 @@ class Forget:
     uid: str
 
 
-Action = AskForChunks | Train | StopTraining | Send | Forget
+Action = AskForChunks | Train | StopTraining | OfferUpdate | Send | Forget
 
 
 class DeviceRounds:
@@ -83,9 +101,9 @@ class DeviceRounds:
 
     `waiting` are the updates found in the spool at the start, newest first, and `done` the tasks that they are for.
 
-    While there is a connection and an update waits, one update is *at the front*: it is being sent, or was sent and
-    its answer is awaited. A new update goes to the front at once. An answer that does not come makes room for the next
-    one in turn, so that no update holds up the others.
+    While there is a connection and an update waits, one update is *at the front*: it was offered or sent and an answer
+    is awaited, or it is being sent. A new update goes to the front at once. An answer that does not come makes room for
+    the next one in turn, so that no update holds up the others.
     """
 
     def __init__(self, device: str, *, waiting: Iterable[str] = (), done: Iterable[str] = ()) -> None:
@@ -100,7 +118,8 @@ class DeviceRounds:
         self._quiet_since = 0.0
         self._fetch_patience_s = FETCH_PATIENCE_S
         self._front: str | None = None
-        self._sent_at: float | None = None  # None: the front is still being sent
+        self._asked_at: float | None = None  # since when an answer is awaited; None: the front is still being sent
+        self._offered = False  # nothing was heard since the offer
         self._ack_patience_s = ACK_PATIENCE_S
 
     @property
@@ -117,20 +136,24 @@ class DeviceRounds:
         """The newest round that was announced."""
         return self._manifest
 
+    @property
+    def fetching(self) -> bool:
+        """Whether the newest round's model and table are wanted."""
+        return self._fetching and self._connected
+
     # -- the connection ----------------------------------------------------------------------------------------------
 
     def connected(self, now: float) -> list[Action]:
-        """Note that the session is there (again): send what waits, and do not be shy to ask."""
+        """Note that the session is there (again): offer what waits, and ask for what is missing."""
         self._connected = True
         self._quiet_since = now
-        self._fetch_patience_s = FETCH_PATIENCE_S
         self._ack_patience_s = ACK_PATIENCE_S
-        return [*self._give_way(), *self._send_first()]
+        return [*self._give_way(), *self._offer_first(now), *self._ask_for_chunks()]
 
     def disconnected(self) -> None:
         """Note that the session is gone, and with it what was being sent."""
         self._connected = False
-        self._front = self._sent_at = None
+        self._front = self._asked_at = None
 
     # -- a round -----------------------------------------------------------------------------------------------------
 
@@ -138,12 +161,14 @@ class DeviceRounds:
         """Take in a round's manifest, which may be one that is known already.
 
         `live`: it was published now, and not kept by the broker. A known one then says that the aggregator is back, and
-        did not hear what was sent to it meanwhile: an update whose answer is awaited is sent again at once.
+        did not hear what was sent to it meanwhile: the update at the front is offered again at once.
         """
         # Whoever published it is there, and may answer now what it did not answer before.
         self._ack_patience_s = ACK_PATIENCE_S
         if self._manifest is not None and manifest == self._manifest:
-            return self._send(self._front) if live and self._front is not None and self._sent_at is not None else []
+            if not live:
+                return []
+            return [*([] if self._front is None else self._offer(self._front, now)), *self._ask_for_chunks()]
         self._manifest = manifest
         self._fetching = (
             not manifest.finished
@@ -153,7 +178,7 @@ class DeviceRounds:
         )
         self._quiet_since = now
         self._fetch_patience_s = FETCH_PATIENCE_S
-        return [] if self._training is None else [StopTraining()]
+        return [*([] if self._training is None else [StopTraining()]), *self._ask_for_chunks()]
 
     def chunk_arrived(self, now: float) -> None:
         """Note that the round's model or table grew."""
@@ -169,7 +194,7 @@ class DeviceRounds:
         self._training = task_of(self._manifest)
         return [Train(self._manifest)]
 
-    def trained(self, uid: str | None) -> list[Action]:
+    def trained(self, uid: str | None, now: float) -> list[Action]:
         """Note that training ended; its update `uid` is in the spool, or None when there is none."""
         task, self._training = self._training, None
         if uid is None or task is None:
@@ -178,32 +203,39 @@ class DeviceRounds:
         self._done = {task}
         if self._manifest is not None and task_of(self._manifest) == task:
             self._fetching = False  # announced anew with other words, too late to stop
-        return [*self._give_way(), *self._send_first()]
+        return [*self._give_way(), *self._offer_first(now)]
 
     # -- updates -----------------------------------------------------------------------------------------------------
 
     def sent(self, uid: str, now: float) -> None:
-        """Note that the broker has taken all that was to be sent of an update."""
+        """Note that the broker has taken all that was asked for of an update."""
         if uid == self._front:
-            self._sent_at = now
+            self._asked_at = now
 
     def sending_failed(self, uid: str, now: float) -> None:
         """Note that an update could not be sent whole; its turn comes again."""
         self.sent(uid, now)
 
-    def lost(self, uid: str) -> list[Action]:
+    def lost(self, uid: str, now: float) -> list[Action]:
         """Note that an update is not in the spool any more, or cannot be read."""
-        return self._forget(uid)
+        return self._forget(uid, now)
 
-    def acknowledged(self, ack: Ack) -> list[Action]:
+    def acknowledged(self, ack: Ack, now: float) -> list[Action]:
         """Take in the aggregator's answer to an update."""
         if ack.uid not in self._waiting:
             return []
-        if ack.kind == "resend":
-            # Another one may be on its way by now, and would take this one's place at the aggregator.
-            return self._send(ack.uid, ack.missing) if ack.uid == self._front else []
+        if ack.kind != "resend":
+            self._ack_patience_s = ACK_PATIENCE_S
+            return self._forget(ack.uid, now)
+        # Another one may be on its way by now, and would take this one's place at the aggregator.
+        if ack.uid != self._front:
+            return []
+        if not ack.missing:
+            # Said for every chunk that was on its way to an aggregator that knows nothing of it: one offer answers all.
+            return [] if self._offered else self._offer(ack.uid, now)
+        self._offered, self._asked_at = False, None
         self._ack_patience_s = ACK_PATIENCE_S
-        return self._forget(ack.uid)
+        return [Send(ack.uid, ack.missing)]
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass; call it several times a second."""
@@ -216,30 +248,33 @@ class DeviceRounds:
                 self._quiet_since = now
                 self._fetch_patience_s = min(2.0 * self._fetch_patience_s, LONGEST_PATIENCE_S)
                 actions.append(AskForChunks())
-        if self._front is not None and self._sent_at is not None and now - self._sent_at >= self._ack_patience_s:
+        if self._front is not None and self._asked_at is not None and now - self._asked_at >= self._ack_patience_s:
             self._ack_patience_s = min(2.0 * self._ack_patience_s, LONGEST_PATIENCE_S)
             following = (self._waiting.index(self._front) + 1) % len(self._waiting)
-            actions.extend(self._send(self._waiting[following]))
+            actions.extend(self._offer(self._waiting[following], now))
         return actions
 
-    def _send_first(self) -> list[Action]:
-        return self._send(self._waiting[0]) if self._waiting and self._connected else []
+    def _ask_for_chunks(self) -> list[Action]:
+        return [AskForChunks()] if self.fetching else []
 
-    def _send(self, uid: str, missing: tuple[int, ...] = ()) -> list[Action]:
-        self._front, self._sent_at = uid, None
-        return [Send(uid, missing)]
+    def _offer_first(self, now: float) -> list[Action]:
+        return self._offer(self._waiting[0], now) if self._waiting and self._connected else []
 
-    def _forget(self, uid: str) -> list[Action]:
+    def _offer(self, uid: str, now: float) -> list[Action]:
+        self._front, self._asked_at, self._offered = uid, now, True
+        return [OfferUpdate(uid)]
+
+    def _forget(self, uid: str, now: float) -> list[Action]:
         if uid not in self._waiting:
             return []
         self._waiting.remove(uid)
         if uid != self._front:
             return [Forget(uid)]
-        self._front = self._sent_at = None
-        return [Forget(uid), *self._send_first()]
+        self._front = self._asked_at = None
+        return [Forget(uid), *self._offer_first(now)]
 
     def _give_way(self) -> list[Action]:
-        """Forget the oldest when there are too many; the caller sends the first next."""
-        self._front = self._sent_at = None
+        """Forget the oldest when there are too many; the caller offers the first next."""
+        self._front = self._asked_at = None
         surplus, self._waiting = self._waiting[MOST_WAITING:], self._waiting[:MOST_WAITING]
         return [Forget(uid) for uid in surplus]

@@ -6,11 +6,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from distreal_edge.errors import TransportError
-from distreal_edge.transport import FrameReader
+import msgspec
+
+from distreal_edge.errors import ProtocolError, TransportError
+from distreal_edge.transport import FrameReader, Offer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from distreal_edge.transport import Delivery
@@ -18,12 +20,27 @@ if TYPE_CHECKING:
 __all__ = ["Upload"]
 
 _WINDOW = 4
-_PATIENCE_S = 30.0
-"""A broker that takes no chunk for so long is given up."""
+_HEADER_KEY = "distreal_edge_update"
+_MAXIMUM_HEADER_BYTES = 8 * 2**20
+_PATIENCE_S = 120.0
+"""A broker that takes no chunk for so long is given up: a chunk takes as much at 17 kbit/s."""
+
+
+class _Document(msgspec.Struct, frozen=True):
+    """The part of a safetensors header that is not about tensors."""
+
+    metadata: dict[str, str] = msgspec.field(name="__metadata__")
+
+
+class _Task(msgspec.Struct, frozen=True):
+    """What an update's header says of the round that it is for."""
+
+    round: int
+    model: str
 
 
 class Upload:
-    """Chunks of one file, at most a few of them unacknowledged by the broker.
+    """Chunks of one file, as they are asked for, at most a few of them unacknowledged by the broker.
 
     `advance` is called again and again by the loop that also listens, so that a device hears of a new round, and tells
     of its health, however long an upload takes.
@@ -33,23 +50,41 @@ class Upload:
         self,
         uid: str,
         path: Path,
-        missing: tuple[int, ...],
         publish: Callable[[int, bytes], Delivery],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Read the file once, for its digest; `missing` empty means all chunks.
+        """Read the file once, for its digest.
 
-        Raises `OSError` when the file cannot be read and `ProtocolError` when it is empty or too large to be sent.
+        Raises `OSError` when the file cannot be read and `ProtocolError` when it is no update or too large to be sent.
         """
         self.uid = uid
+        self._task = _task_of(path)
         self._publish = publish
-        self._frames = FrameReader(path).frames(missing or None)
+        self._reader = FrameReader(path)
+        self._waiting: deque[int] = deque()
         self._open: deque[Delivery] = deque()
         self._clock = clock
         self._moved_s = clock()
 
+    def offer(self) -> Offer:
+        """Return what to offer, and forget what was asked for: the answer tells anew."""
+        self._waiting.clear()
+        self._open.clear()
+        reader = self._reader
+        return Offer(self.uid, self._task.round, self._task.model, reader.digest, reader.total_bytes, reader.count)
+
+    def ask(self, missing: Iterable[int]) -> None:
+        """Note that chunks are asked for."""
+        self._moved_s = self._clock()
+        self._waiting.extend(index for index in missing if index not in self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to send, or to be acknowledged by the broker."""
+        return bool(self._waiting or self._open)
+
     def advance(self) -> bool:
-        """Hand over what there is room for; return whether the broker has taken everything.
+        """Hand over what there is room for; return whether the broker has taken everything that was asked for.
 
         Raises `TransportError` when it does not, `OSError` or `StateError` when the file has gone meanwhile, and
         `ProtocolError` when a chunk was asked for that the file does not have.
@@ -57,11 +92,21 @@ class Upload:
         while self._open and self._open[0].settled:
             self._open.popleft().wait(0.0)
             self._moved_s = self._clock()
-        while len(self._open) < _WINDOW:
-            entry = next(self._frames, None)
-            if entry is None:
-                break
-            self._open.append(self._publish(*entry))
+        while self._waiting and len(self._open) < _WINDOW:
+            index = self._waiting.popleft()
+            self._open.append(self._publish(index, self._reader.frame(index)))
         if self._open and self._clock() - self._moved_s > _PATIENCE_S:
             raise TransportError(f"the broker took no chunk of update {self.uid} for {_PATIENCE_S:g} s")
         return not self._open
+
+
+def _task_of(path: Path) -> _Task:
+    """Read of an update's header what an offer needs; what else is in it is the aggregator's to judge."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, _MAXIMUM_HEADER_BYTES))
+    try:
+        metadata = msgspec.json.decode(header, type=_Document).metadata
+        return msgspec.json.decode(metadata[_HEADER_KEY], type=_Task)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        raise ProtocolError(f"{path.name}: is damaged: its header is not that of an update") from None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_BYTES",
     "FRAME_BYTES",
+    "GROUP_CHUNKS",
     "LARGEST_BLOB_BYTES",
     "MOST_CHUNKS",
     "Assembler",
@@ -27,11 +28,14 @@ __all__ = [
     "FrameReader",
     "Progress",
     "chunk_count",
+    "chunk_length",
     "parse_frame",
     "split",
 ]
 
 CHUNK_BYTES = 256 * 1024
+GROUP_CHUNKS = 8
+"""Chunks that a device subscribes to together: 2 MiB."""
 LARGEST_BLOB_BYTES = 1 << 30
 MOST_CHUNKS = LARGEST_BLOB_BYTES // CHUNK_BYTES
 

@@ -27,12 +27,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from distreal_edge.errors import TransportError
 from distreal_edge.transport.delivery import Delivery
 from distreal_edge.transport.inbox import RECEIVE_MAXIMUM, Inbox, Message
+from distreal_edge.transport.refusals import Ending, ending_of, is_final, refusal
 from distreal_edge.transport.tls import explain_loss, refused_by_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["CONNECT_TIMEOUT_S", "LARGEST_PACKET_BYTES", "Connection", "Ending", "Endpoint"]
+__all__ = ["CONNECT_TIMEOUT_S", "LARGEST_PACKET_BYTES", "Connection", "Endpoint"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,20 +47,6 @@ MOST_IN_FLIGHT = 16
 # Command byte, length, topic length, packet identifier, empty properties, rounded up.
 PACKET_OVERHEAD_BYTES = 16
 TICK_S = 1.0
-
-# CONNACK and DISCONNECT reasons that trying again does not cure.
-FINAL_REASONS = {
-    0x84: "the broker does not speak MQTT 5; use mosquitto 2 or newer",
-    0x85: "the broker refuses this client id; check the name of the device",
-    0x86: "the broker refuses user name or password; check both",
-    0x87: "the broker does not authorise this client; check its certificate or password, and the broker's ACL",
-    0x8A: "the broker has banned this client",
-    0x8C: "the broker wants another way of authentication",
-    0x8E: "another client has connected with the same id; give every device a name of its own",
-    0x90: "the broker refuses the topic of the will; check the broker's ACL",
-    0x9A: "the broker does not retain messages; allow it in its configuration",
-    0x9B: "the broker does not support quality of service 1; allow it in its configuration",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +66,6 @@ class Endpoint:
         return f"broker {self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Why a connection ended, and whether trying again can help."""
-
-    reason: str
-    final: bool = False
-    was_connected: bool = False
-
-
 class Connection:
     """One connection. `run` blocks until it has ended; the other methods may be called from any thread meanwhile.
 
@@ -105,7 +83,7 @@ class Connection:
         self._closing = threading.Event()
         self._lock = threading.Lock()  # guards the two tables; never held while paho is called
         self._deliveries: dict[int, Delivery] = {}
-        self._early: dict[int, list[str]] = {}
+        self._early: dict[int, list[ReasonCode]] = {}
         self._dropped = 0
         self._overrun = False
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -115,9 +93,12 @@ class Connection:
 
     # -- from any thread -------------------------------------------------------------------------------------------
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool) -> Delivery:
-        """Hand one message to the broker. Raises TransportError when it is larger than the broker takes."""
-        delivery = Delivery(f"{self._endpoint}, publish to {topic}")
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool, essential: bool = False) -> Delivery:
+        """Hand one message to the broker. Raises TransportError when it is larger than the broker takes.
+
+        A broker that refuses what is `essential` ends the connection for good.
+        """
+        delivery = Delivery(f"{self._endpoint}, publish to {topic}", essential=essential)
         size = len(payload) + len(topic.encode()) + PACKET_OVERHEAD_BYTES
         if size > self.largest_packet_bytes:
             raise TransportError(
@@ -128,7 +109,7 @@ class Connection:
 
     def subscribe(self, filters: Mapping[str, int]) -> Delivery:
         """Ask for topics; `filters` maps each to its quality of service."""
-        delivery = Delivery(f"{self._endpoint}, subscribe to {', '.join(filters)}")
+        delivery = Delivery(f"{self._endpoint}, subscribe to {', '.join(filters)}", essential=True)
         options = [(topic, SubscribeOptions(qos=qos)) for topic, qos in filters.items()]
         return self._send(delivery, lambda: self._client.subscribe(options))
 
@@ -154,25 +135,38 @@ class Connection:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
             delivery.settle(TransportError(f"{delivery.what}: {paho.error_string(code)}"))
             return delivery
+        early: list[ReasonCode] | None = None
         with self._lock:
             if packet_id in self._early:  # acknowledged before we knew under which number
-                refusals = self._early.pop(packet_id)
-                delivery.settle(_refusal(delivery, refusals))
+                early = self._early.pop(packet_id)
             elif self._ending is not None:
                 delivery.settle(TransportError(f"{delivery.what}: {self._ending.reason}"))
             else:
                 self._deliveries[packet_id] = delivery
+        if early is not None:
+            self._conclude(delivery, early)
         self._wake()
         return delivery
 
     def _settle(self, packet_id: int, codes: list[ReasonCode]) -> None:
-        refusals = [str(code) for code in codes if code.is_failure]
+        refusals = [code for code in codes if code.is_failure]
         with self._lock:
             delivery = self._deliveries.pop(packet_id, None)
             if delivery is None:
                 self._early[packet_id] = refusals
                 return
-        delivery.settle(_refusal(delivery, refusals))
+        self._conclude(delivery, refusals)
+
+    def _conclude(self, delivery: Delivery, refusals: list[ReasonCode]) -> None:
+        if not refusals:
+            delivery.settle()
+            return
+        failure = refusal(delivery.what, refusals)
+        # Health is published without anybody waiting for the outcome, who then finds it here.
+        _log.warning("%s", failure)
+        delivery.settle(failure)
+        if delivery.essential and is_final(refusals):
+            self._end(Ending(f"{failure}, and this client's federation, name and certificate", final=True))
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # a full buffer wakes as well, a closed one has nobody to wake
@@ -322,7 +316,7 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if code.is_failure:
-            self._end(_ending(code))
+            self._end(ending_of(code))
             return
         receive_maximum = getattr(properties, "ReceiveMaximum", MOST_IN_FLIGHT)
         if receive_maximum < MOST_IN_FLIGHT:
@@ -344,7 +338,7 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._end(_ending(code))
+            self._end(ending_of(code))
 
     def _message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         packet_id, qos = message.mid, message.qos
@@ -389,19 +383,5 @@ class Connection:
             self._network_error = text
 
 
-def _refusal(delivery: Delivery, refusals: list[str]) -> TransportError | None:
-    if not refusals:
-        return None
-    failure = TransportError(f"{delivery.what}: refused: {', '.join(refusals)}; check the broker's ACL")
-    # Health and state are published without anybody waiting for the outcome, who then finds it here.
-    _log.warning("%s", failure)
-    return failure
-
-
 def _do_nothing(*_arguments: Any) -> None:
     pass
-
-
-def _ending(code: ReasonCode) -> Ending:
-    explanation = FINAL_REASONS.get(code.value)
-    return Ending(f"{code}: {explanation}" if explanation else str(code), final=explanation is not None)

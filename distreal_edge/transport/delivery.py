@@ -18,10 +18,11 @@ class Delivery:
     mean that anybody else has it, nor that it survives the broker.
     """
 
-    __slots__ = ("_event", "failure", "what")
+    __slots__ = ("_event", "essential", "failure", "what")
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, essential: bool = False) -> None:
         self.what = what
+        self.essential = essential
         self.failure: TransportError | None = None
         self._event = threading.Event()
 

@@ -13,18 +13,21 @@ from msgspec import Meta, Struct
 
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport.chunks import LARGEST_BLOB_BYTES, MOST_CHUNKS, chunk_count
-from distreal_edge.transport.topics import DIGEST_PATTERN, NAME_PATTERN
+from distreal_edge.transport.topics import DIGEST_PATTERN, NAME_PATTERN, PROTOCOL
 
 __all__ = [
     "LARGEST_CONTROL_BYTES",
     "LARGEST_LIST_BYTES",
+    "MOST_WANTED",
     "Ack",
     "AggregatorHealth",
     "AggregatorState",
+    "AnyAggregatorState",
     "BlobReference",
     "DeviceHealth",
     "DeviceState",
     "Manifest",
+    "Offer",
     "Training",
     "Want",
     "decode",
@@ -34,29 +37,43 @@ __all__ = [
 LARGEST_CONTROL_BYTES: Final = 64 * 1024
 # Manifests and the aggregator's health list devices, up to 10,000 of them.
 LARGEST_LIST_BYTES: Final = 1024 * 1024
+MOST_WANTED: Final = 32
+"""Chunks that a device may ask for at once: what the broker may have to keep for it."""
 
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN)]
 Names = Annotated[tuple[Name, ...], Meta(max_length=10_000)]
-ChunkIndices = Annotated[tuple[Annotated[int, Meta(ge=0, lt=MOST_CHUNKS)], ...], Meta(max_length=MOST_CHUNKS)]
+ChunkIndex = Annotated[int, Meta(ge=0, lt=MOST_CHUNKS)]
+ChunkIndices = Annotated[tuple[ChunkIndex, ...], Meta(max_length=MOST_CHUNKS)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+SessionNumber = Annotated[int, Meta(ge=1, le=2**53)]
 RoundNumber = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 UnixSeconds = Annotated[float, Meta(ge=0, le=1e11)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class AggregatorState(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether the aggregator is there; `session` is new every time it starts."""
+    """Whether the aggregator is there, and of which federation and protocol; `session` rises with every connection."""
 
     state: Literal["online", "offline"]
-    session: Name
+    session: SessionNumber
+    federation: Name
+    protocol: Annotated[int, Meta(ge=1, le=2**31 - 1)] = PROTOCOL
+
+
+class AnyAggregatorState(Struct, frozen=True):
+    """What the aggregator's state says in every version of the protocol, whatever else there may be in it."""
+
+    state: str
+    federation: str
+    protocol: int
 
 
 class DeviceState(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device does; `session` is new every time it starts, `images` is how many it can train on."""
+    """What a device does; `session` rises with every connection, `images` is how many it can train on."""
 
     state: Literal["starting", "idle", "training", "uploading", "degraded", "offline"]
-    session: Name
+    session: SessionNumber
     images: Count
     version: Annotated[str, Meta(max_length=64)]
 
@@ -94,6 +111,12 @@ class AggregatorHealth(Struct, frozen=True, forbid_unknown_fields=True):
     answered: Names
 
 
+def check_chunks(chunks: int, total_bytes: int) -> None:
+    """Raise ProtocolError unless so many bytes make so many chunks."""
+    if chunks != chunk_count(total_bytes):
+        raise ProtocolError(f"{total_bytes} bytes make {chunk_count(total_bytes)} chunks, not {chunks}")
+
+
 class BlobReference(Struct, frozen=True, forbid_unknown_fields=True):
     """A blob that can be asked for: its SHA-256 in hex, its size, its chunks of 256 KiB."""
 
@@ -102,8 +125,7 @@ class BlobReference(Struct, frozen=True, forbid_unknown_fields=True):
     chunks: Annotated[int, Meta(ge=1, le=MOST_CHUNKS)]
 
     def __post_init__(self) -> None:
-        if self.chunks != chunk_count(self.bytes):
-            raise ProtocolError(f"{self.bytes} bytes make {chunk_count(self.bytes)} chunks, not {self.chunks}")
+        check_chunks(self.chunks, self.bytes)
 
 
 class Training(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +156,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     Training stops at `train_until_s`, the round closes at `deadline_s` (both Unix time); the seconds between are for
     uploads. `measure_only` asks for batch-norm statistics of the model and nothing else. `finished` says that the
-    training is over and that `model` is its result: nobody trains.
+    training is over and that `model` is its result: nobody trains. `devices` is how many the federation has, selected
+    or not; 0 when it does not say.
     """
 
     number: RoundNumber
@@ -149,6 +172,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     training: Training
     finished: bool = False
     measure_only: bool = False
+    devices: Annotated[int, Meta(ge=0, le=10_000)] = 0
 
     def __post_init__(self) -> None:
         if self.train_until_s > self.deadline_s:
@@ -158,17 +182,32 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Want(Struct, frozen=True, forbid_unknown_fields=True):
-    """A device asks for the chunks of a blob that it misses."""
+    """A device asks for chunks of a blob that it misses."""
 
     digest: Digest
-    missing: Annotated[ChunkIndices, Meta(min_length=1)]
+    missing: Annotated[tuple[ChunkIndex, ...], Meta(min_length=1, max_length=MOST_WANTED)]
+
+
+class Offer(Struct, frozen=True, forbid_unknown_fields=True):
+    """A device has an update for a round: what it is, before a byte of it is sent. `digest` is its SHA-256 in hex."""
+
+    uid: Name
+    round: RoundNumber
+    model: Digest
+    digest: Digest
+    bytes: Annotated[int, Meta(ge=1, le=LARGEST_BLOB_BYTES)]
+    chunks: Annotated[int, Meta(ge=1, le=MOST_CHUNKS)]
+
+    def __post_init__(self) -> None:
+        check_chunks(self.chunks, self.bytes)
 
 
 class Ack(Struct, frozen=True, forbid_unknown_fields=True):
-    """The aggregator's answer to an update.
+    """The aggregator's answer to an offer, or to a chunk.
 
     `durable`: it is stored and will be counted once, the device may forget it. `refused`: it never will be, for
-    `reason`; the device may forget it too. `resend`: chunks `missing` have not arrived; with none named, no chunk has.
+    `reason`; the device may forget it too. `resend`: chunks `missing` have not arrived, and are to be sent now; with
+    none named, the aggregator knows nothing of the update, and it is to be offered.
     """
 
     uid: Name

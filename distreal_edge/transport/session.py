@@ -7,18 +7,21 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Self
 
 from distreal_edge.errors import ConfigError, TransportError
-from distreal_edge.transport.connection import Connection, Ending, Endpoint
+from distreal_edge.transport.connection import Connection, Endpoint
 from distreal_edge.transport.delivery import DELIVERY_TIMEOUT_S, Delivery
 from distreal_edge.transport.inbox import Connected, Disconnected, Inbox
+from distreal_edge.transport.refusals import Ending
 from distreal_edge.transport.tls import PLAINTEXT, TlsFiles, check_plaintext, is_loopback, tls_context
 from distreal_edge.transport.topics import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from types import TracebackType
 
 __all__ = ["Session", "full_jitter_s"]
@@ -27,18 +30,31 @@ _log = logging.getLogger(__name__)
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
+# Of a federation whose size is known: every client tries within so long, and twice within it at worst.
+SHORTEST_SPREAD_S = 2.0
+SPREAD_S_PER_CLIENT = 0.25
+# A connection that lasted so long was none that the broker ended at once.
+LASTING_S = 10.0
 CLOSE_TIMEOUT_S = 3.0
 STOP_CHECK_S = 0.5
 # So many connections in a row that were lost soon are not the network's fault alone.
 SUSPICIOUS = 3
 
 
-def full_jitter_s(attempt: int, fraction: float) -> float:
-    """Return how long to wait before connection `attempt` (1, 2, ...): `fraction` (0 to 1) of a doubling, capped delay.
+Numbered = bytes | Callable[[int], bytes]
+"""A payload, or a function that makes it for the number of the present connection."""
 
-    Full jitter, so that a hundred devices do not come back at once when the broker does.
+
+def full_jitter_s(attempt: int, fraction: float, clients: int | None = None) -> float:
+    """Return how long to wait before connection `attempt` (1, 2, ...): `fraction` (0 to 1) of a delay.
+
+    `clients` is how many come back together when the broker does. Their delay grows with them, at once and to no more
+    than that: a hundred are spread over 25 s, eight over 2 s. Where it is not known the delay doubles up to 30 s.
     """
-    return fraction * min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(attempt, 20))
+    doubling_s = FIRST_DELAY_S * 2.0 ** min(attempt, 20)
+    if clients is None:
+        return fraction * min(LONGEST_DELAY_S, doubling_s)
+    return fraction * max(min(SHORTEST_SPREAD_S, doubling_s), SPREAD_S_PER_CLIENT * clients)
 
 
 class Session:
@@ -47,7 +63,11 @@ class Session:
     Take what happens from `events`: `Message`, `Connected`, `Disconnected`; the queue is bounded, and not taking slows
     the broker down. After every connect the subscriptions are made again and the last payload of every
     `publish_retained` topic is published again. A session starts clean and ends with its connection: whatever was not
-    acknowledged then has failed, and its sender is told. A refusal by the broker or by TLS is final: see `failure`.
+    acknowledged then has failed, and its sender is told. A refusal by the broker or by TLS is final: see `failure`; so
+    is one of a subscription, or of a retained message of quality of service 1: without them there is no taking part.
+
+    Connections are numbered, by `number` if given; will and retained payloads may be functions of the number. `clients`
+    may be set to how many there are at the broker, see `full_jitter_s`.
 
     On leaving, the will is published by us, so that the others know at once. `host` must be this machine, or `tls`
     given, or `allow_plaintext` set; wrong arguments raise ConfigError.
@@ -60,12 +80,13 @@ class Session:
         port: int,
         client_id: str,
         will_topic: str | None = None,
-        will_payload: bytes | None = None,
+        will_payload: Numbered | None = None,
         keepalive_s: int = 30,
         username: str | None = None,
         password: str | None = None,
         tls: TlsFiles | None = None,
         allow_plaintext: bool = False,
+        number: Callable[[], int] | None = None,
     ) -> None:
         check_name(client_id, "client id")
         if not 1 <= port <= 65_535:
@@ -83,15 +104,18 @@ class Session:
             port=port,
             client_id=client_id,
             keepalive_s=keepalive_s,
-            will=None if will_topic is None or will_payload is None else (will_topic, will_payload),
             username=username,
             password=password,
             tls=None if tls is None else tls_context(tls),
         )
         self.events = Inbox()
         self.failure: TransportError | None = None
+        self.clients: int | None = None
+        self._will = None if will_topic is None or will_payload is None else (will_topic, will_payload)
+        self._next_number = number or count(1).__next__
+        self._number = 0
         self._subscriptions: dict[str, int] = {}
-        self._retained: dict[str, tuple[bytes, int]] = {}
+        self._retained: dict[str, tuple[Numbered, int]] = {}
         self._connection: Connection | None = None
         self._ready: Delivery | None = None  # the latest subscribe of this connection
         self._last_reason = ""
@@ -112,10 +136,10 @@ class Session:
 
     def close(self) -> None:
         """Publish the will, disconnect and end the background thread; at most a few seconds, and safe to call twice."""
-        if self._endpoint.will is not None and self.connected:
-            topic, payload = self._endpoint.will
+        if self._will is not None and self.connected:
+            topic, payload = self._will
             try:
-                self.publish(topic, payload, retain=True).wait(CLOSE_TIMEOUT_S)
+                self.publish(topic, self._numbered(payload), retain=True).wait(CLOSE_TIMEOUT_S)
             except TransportError as failure:
                 _log.info("the last word could not be said: %s", failure)
         self._stop.set()
@@ -178,7 +202,7 @@ class Session:
             return self._not_connected(f"publish to {topic}")
         return connection.publish(topic, payload, qos=qos, retain=retain)
 
-    def publish_retained(self, topic: str, payload: bytes, *, qos: int = 1) -> Delivery:
+    def publish_retained(self, topic: str, payload: Numbered, *, qos: int = 1) -> Delivery:
         """Publish retained now if connected, and again after every reconnect, until the next call for this topic.
 
         An empty payload clears the topic at the broker and here. Raises TransportError when the message is too large.
@@ -190,7 +214,19 @@ class Session:
                 self._retained.pop(topic, None)
             if self._connection is None:
                 return self._not_connected(f"publish to {topic}")
-            return self._connection.publish(topic, payload, qos=qos, retain=True)
+            return self._publish_retained(self._connection, topic, payload, qos)
+
+    def republish(self, topic: str) -> None:
+        """Publish the last retained payload of a topic again, because somebody has put another in its place."""
+        with self._changed:
+            if self._connection is not None and topic in self._retained:
+                self._publish_retained(self._connection, topic, *self._retained[topic])
+
+    def _publish_retained(self, connection: Connection, topic: str, payload: Numbered, qos: int) -> Delivery:
+        return connection.publish(topic, self._numbered(payload), qos=qos, retain=True, essential=qos > 0)
+
+    def _numbered(self, payload: Numbered) -> bytes:
+        return payload(self._number) if callable(payload) else payload
 
     def send_frames(
         self,
@@ -246,15 +282,18 @@ class Session:
             while not self.events.has_room and not self._stop.wait(STOP_CHECK_S):
                 pass
             began_s = time.monotonic()
-            connection = Connection(self._endpoint, self.events, self._on_connected)
+            self._number = self._next_number()
+            will = None if self._will is None else (self._will[0], self._numbered(self._will[1]))
+            connection = Connection(replace(self._endpoint, will=will), self.events, self._on_connected)
             with self._changed:
                 self._connection = connection
                 if self._stop.is_set():
                     connection.close()
             ending = connection.run()
-            lasted = ending.was_connected and time.monotonic() - began_s > LONGEST_DELAY_S
+            lasted = ending.was_connected and time.monotonic() - began_s > LASTING_S
             attempt = 1 if lasted else attempt + 1
-            short_lived = 0 if lasted else short_lived + ending.was_connected
+            # A broker that was away meanwhile ended the last connection for that reason.
+            short_lived = short_lived + 1 if ending.was_connected and not lasted else 0
             if ending.was_connected and not ending.final and short_lived >= SUSPICIOUS:
                 # mosquitto 2.0 gives a client's place to another of the same id without a word to the first.
                 hint = f"{short_lived} times; perhaps another client connects with the same id"
@@ -262,7 +301,8 @@ class Session:
             self._on_ended(ending)
             if ending.final:
                 return
-            self._stop.wait(full_jitter_s(attempt, random.random()))
+            clients = None if short_lived >= SUSPICIOUS else self.clients
+            self._stop.wait(full_jitter_s(attempt, random.random(), clients))
 
     def _on_connected(self, session_present: bool) -> None:
         with self._changed:
@@ -276,7 +316,7 @@ class Session:
                 ready.settle()
             for topic, (payload, qos) in self._retained.items():
                 try:
-                    self._connection.publish(topic, payload, qos=qos, retain=True)
+                    self._publish_retained(self._connection, topic, payload, qos)
                 except TransportError as failure:
                     _log.error("%s", failure)
             self._ready, self._last_reason = ready, ""

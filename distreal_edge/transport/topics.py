@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from distreal_edge.errors import ConfigError, ProtocolError
-from distreal_edge.transport.chunks import MOST_CHUNKS
+from distreal_edge.transport.chunks import GROUP_CHUNKS, MOST_CHUNKS
 
 __all__ = [
     "NAME_PATTERN",
+    "PROTOCOL",
     "AggregatorTopic",
     "BlobTopic",
     "DeviceTopic",
@@ -24,6 +25,8 @@ __all__ = [
     "check_name",
 ]
 
+PROTOCOL: Final = 1
+"""The version of the protocol that is spoken here; it is part of every topic."""
 NAME_PATTERN: Final = r"\A[A-Za-z0-9_-]{1,64}\Z"
 DIGEST_PATTERN: Final = r"\A[0-9a-f]{64}\Z"
 _NAME = re.compile(NAME_PATTERN)
@@ -31,7 +34,7 @@ _DIGEST = re.compile(DIGEST_PATTERN)
 _INDEX = re.compile(r"\A(0|[1-9][0-9]{0,9})\Z")
 
 AggregatorKind = Literal["state", "health"]
-DeviceKind = Literal["state", "health", "want", "ack"]
+DeviceKind = Literal["state", "health", "want", "offer", "ack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class RoundTopic:
 
 @dataclass(frozen=True, slots=True)
 class BlobTopic:
-    """`blob/<digest>/<index>`: one chunk of a model or table."""
+    """`blob/<digest>/<group>/<index>`: one chunk of a model or table."""
 
     digest: str
     index: int
@@ -105,12 +108,22 @@ class Topics:
     @property
     def prefix(self) -> str:
         """What every topic of this federation starts with, slash included."""
-        return f"distreal/1/{self.federation}/"
+        return f"distreal/{PROTOCOL}/{self.federation}/"
 
     @property
     def aggregator_state(self) -> str:
         """Retained, will: AggregatorState."""
         return f"{self.prefix}aggregator/state"
+
+    @property
+    def aggregator_states(self) -> str:
+        """The filter of the aggregator's state in whatever version of the protocol."""
+        return f"distreal/+/{self.federation}/aggregator/state"
+
+    def is_aggregator_state(self, topic: str) -> bool:
+        """Say whether `aggregator_states` fits a topic."""
+        levels = topic.split("/")
+        return len(levels) == 5 and levels[0] == "distreal" and levels[2:] == [self.federation, "aggregator", "state"]
 
     @property
     def aggregator_health(self) -> str:
@@ -129,8 +142,12 @@ class Topics:
 
     @property
     def all_blobs(self) -> str:
-        """The filter of every chunk of every blob: what a device subscribes to, since it needs every round's model."""
-        return f"{self.prefix}blob/+/+"
+        """The filter of every chunk of every blob."""
+        return f"{self.prefix}blob/+/+/+"
+
+    def blob_group(self, group: int) -> str:
+        """Return the filter of a group of chunks, of whatever blob: what a device subscribes to while it wants some."""
+        return f"{self.prefix}blob/+/{group}/+"
 
     @property
     def device_states(self) -> str:
@@ -148,17 +165,18 @@ class Topics:
         return f"{self.prefix}device/+/want"
 
     @property
+    def offers(self) -> str:
+        """The filter of the updates that devices offer."""
+        return f"{self.prefix}device/+/offer"
+
+    @property
     def updates(self) -> str:
         """The filter of every chunk of every update."""
         return f"{self.prefix}device/+/update/+/+"
 
     def blob(self, digest: str, index: int) -> str:
         """Not retained: one frame of a model or table."""
-        return f"{self.prefix}blob/{_check_digest(digest)}/{_check_index(index)}"
-
-    def blobs(self, digest: str) -> str:
-        """Return the filter of every chunk of one blob."""
-        return f"{self.prefix}blob/{_check_digest(digest)}/+"
+        return f"{self.prefix}blob/{_check_digest(digest)}/{_check_index(index) // GROUP_CHUNKS}/{index}"
 
     def device_state(self, device: str) -> str:
         """Retained, will: DeviceState."""
@@ -171,6 +189,10 @@ class Topics:
     def want(self, device: str) -> str:
         """Not retained, from the device: Want."""
         return self._device(device, "want")
+
+    def offer(self, device: str) -> str:
+        """Not retained, from the device: Offer."""
+        return self._device(device, "offer")
 
     def ack(self, device: str) -> str:
         """Not retained, from the aggregator: Ack."""
@@ -192,8 +214,10 @@ class Topics:
                 return RoundTopic()
             case ["aggregator", ("state" | "health") as kind]:
                 return AggregatorTopic("state" if kind == "state" else "health")
-            case ["blob", digest, index] if _DIGEST.match(digest):
-                return BlobTopic(digest, _index(index, topic))
+            case ["blob", digest, group, index] if _DIGEST.match(digest):
+                found = BlobTopic(digest, _index(index, topic))
+                if group == str(found.index // GROUP_CHUNKS):
+                    return found
             case ["device", device, kind] if _NAME.match(device):
                 for known in get_args(DeviceKind):
                     if kind == known:

@@ -20,6 +20,7 @@ from distreal_edge.dropout import Draws, Subset
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search import uniform_table
 from distreal_edge.transport import (
+    MOST_WANTED,
     Ack,
     Assembler,
     BlobReference,
@@ -30,6 +31,7 @@ from distreal_edge.transport import (
     FrameReader,
     Manifest,
     Message,
+    Offer,
     RoundTopic,
     Session,
     Topics,
@@ -275,7 +277,7 @@ class Script:
         self.session.close()
 
     def say(self, state: str, images: int = 100) -> None:
-        payload = encode(DeviceState(state, "session", images, "test"))  # type: ignore[arg-type]
+        payload = encode(DeviceState(state, 1, images, "test"))  # type: ignore[arg-type]
         self.session.publish_retained(self.topics.device_state(self.name), payload).wait(WAIT_S)
 
     def until(self, done: Callable[[], Any], seconds: float = WAIT_S) -> Any:
@@ -321,9 +323,19 @@ class Script:
         return self.blobs[wanted.digest].data
 
     def want(self, digest: str, *indices: int) -> None:
-        self.session.publish(self.topics.want(self.name), encode(Want(digest, indices))).wait(WAIT_S)
+        for first in range(0, len(indices), MOST_WANTED):
+            want = Want(digest, indices[first : first + MOST_WANTED])
+            self.session.publish(self.topics.want(self.name), encode(want)).wait(WAIT_S)
 
-    def send(self, uid: str, data: bytes, *indices: int) -> None:
+    def offer(self, uid: str, data: bytes, manifest: Manifest, **changed: Any) -> None:
+        reader = FrameReader(data)
+        offer = Offer(uid, manifest.number, manifest.model.digest, reader.digest, reader.total_bytes, reader.count)
+        payload = encode(msgspec.structs.replace(offer, **changed))
+        self.session.publish(self.topics.offer(self.name), payload).wait(WAIT_S)
+
+    def send(self, uid: str, data: bytes, *indices: int, manifest: Manifest | None = None) -> None:
+        """Offer an update for the newest round, and send its chunks without waiting for an answer."""
+        self.offer(uid, data, manifest or self.manifests[-1])
         for index, frame in FrameReader(data).frames(indices or None):
             self.publish(uid, index, frame)
 

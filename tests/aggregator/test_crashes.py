@@ -31,9 +31,12 @@ from distreal_edge.transport import (
     Connected,
     Delivery,
     DeviceState,
+    FrameReader,
     Manifest,
     Message,
+    Offer,
     Topics,
+    Want,
     decode,
     encode,
     split,
@@ -110,7 +113,7 @@ class Farm:
         self.events = queue.Queue()
         self.events.put(Connected(session_present=False))
         for device in DEVICES:
-            state = encode(DeviceState("idle", "session", 100, "test"))
+            state = encode(DeviceState("idle", 1, 100, "test"))
             self.events.put(Message(self.topics.device_state(device), state, retained=True))
         self._deliver()
         return self
@@ -121,30 +124,42 @@ class Farm:
     def subscribe(self, *_filters: str) -> None:
         pass
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes) -> Delivery:
+        delivery = Delivery(topic)
+        delivery.settle()
+        if "/blob/" in topic:
+            self.models.setdefault(topic.split("/")[4], Assembler(cap_bytes=2**30)).add(payload)
+            self._train()
+            return delivery
         device = topic.split("/")[4]
         ack = decode(Ack, payload, where=topic)
+        if ack.kind == "resend":
+            # What is at the device's front may be another update by now.
+            uid, data = self.spool[device]
+            assert ack.uid == uid
+            frames = split(data)
+            for index in ack.missing:
+                self.events.put(Message(self.topics.update(device, uid, index), frames[index]))
+            if not ack.missing:
+                self._deliver()
+            return delivery
         assert ack.kind == "durable", ack
         if self.spool.get(device, ("", b""))[0] == ack.uid:
             del self.spool[device]
             self.durable.append(ack.uid)
+        return delivery
 
     def publish_retained(self, topic: str, payload: bytes, *, qos: int = 1) -> Delivery:
         if topic == self.topics.round:
             self.manifest = decode(Manifest, payload, where=topic)
             self._train()
             self._deliver()
+            want = encode(Want(self.manifest.model.digest, tuple(range(self.manifest.model.chunks))))
+            if self.manifest.model.digest not in self.models:
+                self.events.put(Message(self.topics.want(DEVICES[0]), want))
         delivery = Delivery(topic)
         delivery.settle()
         return delivery
-
-    def send_frames(
-        self, topic_of: Callable[[int], str], frames: Iterable[tuple[int, bytes]], *, stop: threading.Event
-    ) -> None:
-        for position, frame in frames:
-            digest = topic_of(position).split("/")[4]
-            self.models.setdefault(digest, Assembler(cap_bytes=2**30)).add(frame)
-        self._train()
 
     def _train(self) -> None:
         manifest = self.manifest
@@ -165,8 +180,11 @@ class Farm:
 
     def _deliver(self) -> None:
         for device, (uid, data) in self.spool.items():
-            for index, frame in enumerate(split(data)):
-                self.events.put(Message(self.topics.update(device, uid, index), frame))
+            assert self.manifest is not None
+            reader = FrameReader(data)
+            model = self.manifest.model.digest
+            offer = Offer(uid, int(uid.split("-")[-1]), model, reader.digest, reader.total_bytes, reader.count)
+            self.events.put(Message(self.topics.offer(device), encode(offer)))
 
 
 @pytest.fixture

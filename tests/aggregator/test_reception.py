@@ -2,15 +2,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.aggregator import Ledger, Store
-from distreal_edge.aggregator.inbound import QUIET_S, Inbound
+from distreal_edge.aggregator.inbound import MOST_AT_ONCE, MOST_IN_ALL, Inbound
 from distreal_edge.aggregator.reception import Reception
 from distreal_edge.device import encode_update
-from distreal_edge.transport import CHUNK_BYTES, Ack, UpdateTopic, decode, encode, split
+from distreal_edge.transport import CHUNK_BYTES, Ack, FrameReader, Offer, UpdateTopic, decode, encode, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,16 +34,32 @@ class Desk:
         self.reception.open(manifest, network, dict.fromkeys(manifest.selected, 100))
         self.answered: set[str] = set()
 
-    def take(self, frame: bytes, device: str = "pi-1", uid: str = "u1", index: int = 0, now: float = 0.0) -> Any:
-        taken = self.reception.take(UpdateTopic(device, uid, index), frame, answered=self.answered, now=now)
-        if taken is not None and taken.counts:
-            self.answered.add(device)
-        return taken
+    def offer(self, data: bytes, device: str = "pi-1", uid: str = "u1", **changed: Any) -> Any:
+        reader = FrameReader(data)
+        known = Offer(uid, 1, self.manifest.model.digest, reader.digest, reader.total_bytes, reader.count)
+        offer = msgspec.structs.replace(known, **changed)
+        return self._noted(self.reception.offered(device, offer, answered=self.answered), device)
+
+    def take(self, frame: bytes, device: str = "pi-1", uid: str = "u1", index: int = 0) -> Any:
+        taken = self.reception.take(UpdateTopic(device, uid, index), frame, answered=self.answered)
+        return self._noted(taken, device)
 
     def send(self, update: Update, device: str | None = None) -> Taken | None:
-        taken = None
-        for frame in split(encode_update(update)):
-            taken = self.take(frame, device or update.header.device, update.header.uid)
+        data, device, uid = encode_update(update), device or update.header.device, update.header.uid
+        taken: Taken | None = self.offer(data, device, uid)
+        for index, frame in enumerate(split(data)):
+            if taken is None or taken.ack.kind == "resend":
+                taken = self.take(frame, device, uid, index)
+        return taken
+
+    def restart(self) -> None:
+        """Start again with what is on the disk."""
+        self.reception = Reception(self.ledger, self.store, self.network, full_macs=1000)
+        self.reception.open(self.manifest, self.network, dict.fromkeys(self.manifest.selected, 100))
+
+    def _noted(self, taken: Taken | None, device: str) -> Taken | None:
+        if taken is not None and taken.counts:
+            self.answered.add(device)
         return taken
 
 
@@ -98,42 +115,73 @@ def test_another_device_cannot_acknowledge_an_update_away(desk: Desk, maker: Any
 
 
 def test_nothing_is_kept_of_devices_that_take_no_part(desk: Desk) -> None:
-    frame = split(bytes(3 * CHUNK_BYTES))[0]
+    data = bytes(2 * CHUNK_BYTES + 10)
     for device in ("stranger", "pi-99"):
-        taken = desk.take(frame, device)
-        assert taken.ack.reason.startswith(f"selection: {device} was not selected")
+        assert desk.offer(data, device).ack.reason.startswith(f"selection: {device} was not selected")
+        assert desk.take(split(data)[0], device).ack.kind == "refused"
     desk.reception.close()
-    assert desk.take(frame, "pi-2").ack.reason == "late: no round is open"
+    assert desk.offer(data, "pi-2").ack.reason == "late: no round is open"
     assert desk.reception._inbound.arriving() == ()
+    assert list((desk.folder / "arriving").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"round": 2}, "round: round 2 has not been opened"),
+        ({"model": "0" * 64}, "model: the update was trained on another model"),
+        ({"bytes": 2**30, "chunks": 4096}, "size: 1073741824 bytes are more than the "),
+    ],
+)
+def test_an_offer_that_cannot_count_is_refused_before_a_byte_of_it_is_sent(
+    desk: Desk, changed: dict[str, Any], reason: str
+) -> None:
+    taken = desk.offer(bytes(100), **changed)
+    assert taken.ack.kind == "refused"
+    assert taken.ack.reason.startswith(reason)
+    assert list((desk.folder / "arriving").iterdir()) == []
+    assert desk.offer(bytes(100), **changed).ack == taken.ack
+    assert sum(desk.ledger.refusals().values()) == 1
+
+
+def test_a_chunk_that_was_not_offered_is_answered_with_the_wish_for_an_offer(desk: Desk) -> None:
+    assert desk.take(split(bytes(100))[0]).ack == Ack("u1", "resend", None, ())
 
 
 def test_chunks_after_a_refusal_get_the_same_answer_and_are_not_counted_again(desk: Desk) -> None:
-    frames = split(bytes(3 * CHUNK_BYTES))
-    damaged = frames[1][:-1] + b"x"
+    data = bytes(2 * CHUNK_BYTES + 10)
+    frames = split(data)
+    assert desk.offer(data).ack.missing == (0, 1, 2)
     assert desk.take(frames[0]) is None
-    first = desk.take(damaged + b"longer")
+    first = desk.take(frames[1] + b"longer", index=1)
     assert first.ack.kind == "refused"
     assert first.ack.reason.startswith("chunk: update u1 of pi-1: ")
-    for frame in (frames[2], frames[0]):
-        assert desk.take(frame).ack == first.ack
+    for index in (2, 0):
+        assert desk.take(frames[index], index=index).ack == first.ack
+    assert desk.offer(data).ack == first.ack
     assert desk.ledger.refusals() == {"chunk": 1}
-    assert desk.take(frames[0], uid="u2") is None  # a new update is a new chance
+    assert desk.offer(data, uid="u2").ack.kind == "resend"  # a new update is a new chance
 
 
 def test_a_wrong_digest_refuses_the_update(desk: Desk) -> None:
-    *frames, last = split(bytes(2 * CHUNK_BYTES + 10))
-    for frame in frames:
-        assert desk.take(frame) is None
-    assert desk.take(last[:-1] + b"!").ack.reason.startswith("chunk: ")
+    data = bytes(2 * CHUNK_BYTES + 10)
+    desk.offer(data)
+    *frames, last = split(data)
+    for index, frame in enumerate(frames):
+        assert desk.take(frame, index=index) is None
+    assert desk.take(last[:-1] + b"!", index=2).ack.reason.startswith("chunk: ")
 
 
 @pytest.mark.parametrize("junk", [b"", b"DRCK", bytes(200), b"\xff" * 300_000])
 def test_a_frame_that_is_none_is_refused(desk: Desk, junk: bytes) -> None:
+    desk.offer(bytes(100))
     assert desk.take(junk).ack.reason.startswith("chunk: ")
 
 
 def test_an_update_that_is_none_is_refused_for_its_form(desk: Desk) -> None:
-    (frame,) = split(b"\x10" + bytes(7) + b"no safetensors at all")
+    data = b"\x10" + bytes(7) + b"no safetensors at all"
+    desk.offer(data)
+    (frame,) = split(data)
     assert desk.take(frame).ack.reason.startswith("form: ")
     assert desk.ledger.refusals() == {"form": 1}
 
@@ -155,49 +203,132 @@ def test_whatever_is_damaged_is_answered_and_never_stops_the_aggregator(
     if cut < 0.2:
         del data[int(5 * cut * len(data)) + 1 :]
     (frame,) = split(bytes(data))
+    desk.offer(bytes(data), uid=uid)
     taken = desk.take(frame, uid=uid)
     assert taken.ack.kind in {"durable", "refused"}
     assert decode(Ack, encode(taken.ack), where="ack") == taken.ack
     assert desk.network.to_bytes() == before
     if taken.counts:  # the damage hit a number; make room for the next one
         desk.ledger._database.execute("DELETE FROM updates")
+        desk.store.update_path("pi-1", uid).unlink()
         desk.answered.clear()
 
 
-def test_an_update_too_large_for_the_network_is_refused_at_its_first_chunk(desk: Desk) -> None:
-    frame = split(bytes(40 * 2**20))[0]
-    taken = desk.take(frame)
-    assert taken.ack.reason.startswith("chunk: ")
-    assert "at most" in taken.ack.reason
+def test_no_more_is_asked_for_at_once_than_the_broker_is_to_hold(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distreal_edge.transport.chunks.CHUNK_BYTES", 100)
+    data = bytes(100 * 3 * MOST_AT_ONCE)
+    frames = split(data)
+    assert desk.offer(data).ack.missing == tuple(range(MOST_AT_ONCE))
+    asked, sent = list(range(MOST_AT_ONCE)), 0
+    while sent < len(frames) - 1:
+        taken = desk.take(frames[asked[sent]], index=asked[sent])
+        sent += 1
+        asked += () if taken is None else taken.ack.missing
+        assert len(asked) - sent <= MOST_AT_ONCE
+    assert asked == list(range(len(frames)))
 
 
-def test_missing_chunks_are_asked_for_after_a_while_of_silence(desk: Desk) -> None:
-    frames = split(bytes(4 * CHUNK_BYTES))
-    desk.take(frames[1], now=10.0)
-    desk.take(frames[3], now=11.0)
-    assert desk.reception.quiet(11.0 + QUIET_S - 0.01) == []
-    ((device, ack),) = desk.reception.quiet(11.0 + QUIET_S)
-    assert (device, ack.uid, ack.kind, ack.missing) == ("pi-1", "u1", "resend", (0, 2))
-    assert desk.reception.quiet(11.0 + QUIET_S + 0.1) == []
-    desk.take(frames[3], now=20.0)  # brings nothing new
-    assert len(desk.reception.quiet(11.0 + 2 * QUIET_S)) == 1
+def test_many_devices_are_asked_for_less_each(tmp_path: Path) -> None:
+    inbound = Inbound(tmp_path, 2**30)
+    reader = FrameReader(bytes(20 * CHUNK_BYTES))
+    asked = [
+        len(inbound.offered(f"d{number}", Offer("u", 1, "0" * 64, reader.digest, reader.total_bytes, reader.count)))
+        for number in range(60)
+    ]
+    assert asked[0] == MOST_AT_ONCE
+    assert asked[-1] == 1
+    assert sum(asked) < 3 * MOST_IN_ALL
+
+
+def test_what_has_arrived_outlives_the_aggregator(desk: Desk, maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distreal_edge.transport.chunks.CHUNK_BYTES", 400)
+    update = maker.update(maker.log("ordered", 2), uid="u1")
+    data = encode_update(update)
+    frames = split(data)
+    assert len(frames) > 3
+    desk.offer(data)
+    for index in (0, 2):
+        desk.take(frames[index], index=index)
+    desk.restart()
+    assert desk.take(frames[1], index=1).ack.missing == ()  # not offered to this run yet
+    missing = tuple(index for index in range(len(frames)) if index not in (0, 2))
+    assert desk.offer(data).ack.missing == missing[:MOST_AT_ONCE]
+    for index in missing:
+        taken = desk.take(frames[index], index=index)
+    assert taken.counts
+    assert desk.store.load_update("pi-1", "u1") == data
+    assert list((desk.folder / "arriving").iterdir()) == []
+
+
+def test_chunks_that_the_disk_has_changed_are_asked_for_again(
+    desk: Desk, maker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distreal_edge.transport.chunks.CHUNK_BYTES", 400)
+    data = encode_update(maker.update(maker.log("ordered", 2), uid="u1"))
+    frames = split(data)
+    desk.offer(data)
+    for index, frame in enumerate(frames[:-1]):
+        desk.take(frame, index=index)
+    (part,) = (desk.folder / "arriving").glob("*.part")
+    changed = bytearray(part.read_bytes())
+    changed[400] ^= 4
+    part.write_bytes(changed)
+    assert desk.take(frames[-1], index=len(frames) - 1).ack == Ack("u1", "resend", None, (1,))
+    assert desk.take(frames[1], index=1).counts
+    assert desk.ledger.refusals() == {}
+
+
+def test_a_file_that_was_stored_and_not_noted_is_not_sent_again(desk: Desk, maker: Any) -> None:
+    data = encode_update(maker.update(maker.log("ordered", 2), uid="u1"))
+    desk.store.update_path("pi-1", "u1").write_bytes(data)
+    taken = desk.offer(data)
+    assert taken.ack.kind == "durable"
+    assert taken.counts
+    assert [stored.uid for stored in desk.ledger.updates(1)] == ["u1"]
+
+
+def test_a_full_disk_is_told_and_nothing_answered_until_there_is_room(
+    desk: Desk, maker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = encode_update(maker.update(maker.log("ordered", 2), uid="u1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("distreal_edge.aggregator.inbound.SPARE_BYTES", 2**60)
+        assert desk.offer(data) is None
+        assert desk.offer(data) is None
+    assert caplog.text.count("make room, and it comes again") == 1
+    assert desk.offer(data).ack.kind == "resend"
+    assert desk.take(split(data)[0]).counts
+
+
+def test_what_is_left_of_devices_that_take_no_part_is_removed(desk: Desk) -> None:
+    folder = desk.folder / "arriving"
+    for name in ("pi-9.u1.part", "pi-9.u1.part.log", "pi-1.old.part", "pi-1.old.part.log", "notes.txt"):
+        (folder / name).write_bytes(b"left")
+    desk.restart()
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "pi-1.old.part", "pi-1.old.part.log"]
+    desk.offer(bytes(2 * CHUNK_BYTES + 10))
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt"]
 
 
 def test_what_has_not_come_whole_when_the_round_closes_is_late(desk: Desk) -> None:
-    frames = split(bytes(2 * CHUNK_BYTES))
+    data = bytes(2 * CHUNK_BYTES)
+    frames = split(data)
+    desk.offer(data)
     desk.take(frames[0])
     ((device, ack),) = desk.reception.close()
     assert (device, ack.kind) == ("pi-1", "refused")
     assert ack.reason == "late: the round closed before all of it had come"
-    assert desk.reception.quiet(1e9) == []
+    assert list((desk.folder / "arriving").iterdir()) == []
     desk.reception.open(desk.manifest, desk.network, {"pi-1": 100})
-    assert desk.take(frames[1]).ack == ack
+    assert desk.take(frames[1], index=1).ack == ack
     assert desk.ledger.refusals() == {"late": 1}
 
 
-def test_refusals_are_remembered_for_a_bounded_number_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_remembered_for_a_bounded_number_of_devices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("distreal_edge.aggregator.inbound._MOST_REFUSALS", 2)
-    inbound = Inbound(1000)
+    inbound = Inbound(tmp_path, 1000)
     for device in ("a", "b", "c"):
         inbound.refuse(device, "u", "late: it is")
     assert inbound.refused("a", "u") is None
@@ -205,11 +336,11 @@ def test_refusals_are_remembered_for_a_bounded_number_of_devices(monkeypatch: py
     assert inbound.refused("c", "other") is None
 
 
-def test_a_refusal_can_be_sent_and_logged_whatever_it_quotes() -> None:
-    ack = Inbound(1000).refuse("a", "u", "form: \ud800 \n \x1b[2J ü")
+def test_a_refusal_can_be_sent_and_logged_whatever_it_quotes(tmp_path: Path) -> None:
+    ack = Inbound(tmp_path, 1000).refuse("a", "u", "form: \ud800 \n \x1b[2J ü")
     assert ack.reason == "form: ? ? ?[2J ü"
     assert decode(Ack, encode(ack), where="ack") == ack
 
 
-def test_a_refusal_is_short_enough_for_an_answer() -> None:
-    assert len(str(Inbound(1000).refuse("a", "u", "x" * 10_000).reason)) == 500
+def test_a_refusal_is_short_enough_for_an_answer(tmp_path: Path) -> None:
+    assert len(str(Inbound(tmp_path, 1000).refuse("a", "u", "x" * 10_000).reason)) == 500

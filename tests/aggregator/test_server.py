@@ -230,9 +230,12 @@ def test_a_chunk_is_sent_once_for_all_who_ask_and_what_there_is_not_is_left_asid
     devices[0].say("idle")
     manifest = devices[0].manifest(1)
     model_chunk, table_chunk = (manifest.model.digest, 0), (manifest.table.digest, 0)
-    # Both were published with the announcement.
-    devices[0].until(lambda: {model_chunk, table_chunk} <= set(devices[0].chunks))
+    # Nothing is published that nobody wants; what two want is published once.
     for device in devices:
+        device.want(*model_chunk)
+    for device in devices:
+        device.until(lambda device=device: model_chunk in device.chunks)
+        assert device.chunks == [model_chunk]
         device.chunks.clear()
     devices[0].want("0" * 64, 0)  # no such blob
     devices[0].want(manifest.model.digest, 1, 4095)  # no such chunks
@@ -301,6 +304,7 @@ def test_hostile_bytes_of_every_kind_are_refused_and_a_sound_update_still_counts
     hostile.send("bad-nan", encode_update(nan))
     assert hostile.ack("bad-nan", "refused").reason.startswith("finite: ")
     for number, frame in enumerate((b"", b"DRCK", bytes(1000), split(data)[0][:-1])):
+        hostile.offer(f"bad-frame-{number}", data, manifest)
         hostile.publish(f"bad-frame-{number}", 0, frame)
         assert hostile.ack(f"bad-frame-{number}", "refused").reason.startswith("chunk: ")
     for payload in (b"", b"{}", b"\xff\xfe", b'{"state": 1}', b"[" * 5000):
@@ -348,7 +352,6 @@ def test_missing_chunks_of_an_update_are_asked_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("distreal_edge.aggregator.inbound.QUIET_S", 0.3)
     monkeypatch.setattr("distreal_edge.transport.chunks.CHUNK_BYTES", 600)
     running = serving(broker, kind="depthwise", rounds={"number": 1})
     device = device_at(broker)
@@ -356,9 +359,12 @@ def test_missing_chunks_of_an_update_are_asked_for(
     uid, data = device.trained(device.manifest(1))
     assert len(split(data)) > 3
     device.send(uid, data, 1, 3)
+    assert device.ack(uid, "resend").missing[:4] == (0, 1, 2, 3)
+    device.acks.clear()
+    device.offer(uid, data, device.manifests[-1])
     missing = device.ack(uid, "resend").missing
-    assert missing == tuple(index for index in range(len(split(data))) if index not in {1, 3})
-    device.send(uid, data, *missing)
+    assert missing == tuple(index for index in range(len(split(data))) if index not in {1, 3})[:8]
+    device.send(uid, data, *(index for index in range(len(split(data))) if index not in {1, 3}))
     device.ack(uid, "durable")
     assert running.end() is True
 

@@ -45,6 +45,7 @@ from distreal_edge.transport import (
     EmbeddedBroker,
     FrameReader,
     Message,
+    Offer,
     Session,
     Topics,
     UpdateTopic,
@@ -102,6 +103,8 @@ class ScriptedAggregator:
         self.states: list[str] = []
         self.healths: list[DeviceHealth] = []
         self.wants: list[Want] = []
+        self.offers: list[Offer] = []
+        self.blobs: dict[str, FrameReader] = {}  # what is published when it is wanted
 
     def __enter__(self) -> Self:
         self.session.__enter__()
@@ -115,9 +118,20 @@ class ScriptedAggregator:
     def announce(self, manifest: Manifest) -> None:
         self.session.publish_retained(self.topics.round, encode(manifest)).wait()
 
-    def send(self, blob: bytes, *indices: int) -> None:
+    def send(self, blob: bytes) -> None:
+        """Publish chunks of a blob when they are wanted, from now on."""
         reader = FrameReader(blob)
-        self.session.send_frames(lambda index: self.topics.blob(reader.digest, index), reader.frames(indices or None))
+        self.blobs[reader.digest] = reader
+        for want in self.wants:
+            if want.digest == reader.digest:
+                self._publish(want)
+
+    def publish(self, blob: bytes, *indices: int) -> None:
+        self._publish(Want(FrameReader(blob).digest, indices), FrameReader(blob))
+
+    def _publish(self, want: Want, reader: FrameReader | None = None) -> None:
+        for index, frame in (reader or self.blobs[want.digest]).frames(want.missing):
+            self.session.publish(self.topics.blob(want.digest, index), frame).wait()
 
     def answer(self, uid: str, kind: Any, reason: str | None = None, missing: tuple[int, ...] = ()) -> None:
         self.session.publish(self.topics.ack("pi"), encode(Ack(uid, kind, reason, missing))).wait()
@@ -146,7 +160,15 @@ class ScriptedAggregator:
             case DeviceTopic(_, "health"):
                 self.healths.append(decode(DeviceHealth, message.payload, where="health"))
             case DeviceTopic(_, "want"):
-                self.wants.append(decode(Want, message.payload, where="want"))
+                want = decode(Want, message.payload, where="want")
+                self.wants.append(want)
+                if want.digest in self.blobs:
+                    self._publish(want)
+            case DeviceTopic(_, "offer"):
+                offer = decode(Offer, message.payload, where="offer")
+                self.offers.append(offer)
+                if offer.uid not in self.updates:
+                    self.answer(offer.uid, "resend", missing=tuple(range(offer.chunks)))
             case UpdateTopic(_, uid, index):
                 self.frames.append((uid, index))
                 assembler = self.arriving.setdefault(uid, Assembler(cap_bytes=2**24))
@@ -155,6 +177,7 @@ class ScriptedAggregator:
                     self.updates[uid] = assembler.data
 
     def forget_updates(self) -> None:
+        self.offers.clear()
         self.arriving.clear()
         self.updates.clear()
         self.frames.clear()
@@ -310,10 +333,10 @@ def test_chunks_that_do_not_come_are_asked_for(
     start_device()
     aggregator.until(lambda: Want(manifest.model.digest, (0, 1)) in aggregator.wants)
     aggregator.until(lambda: Want(manifest.table.digest, (0,)) in aggregator.wants)
-    aggregator.send(wide.to_bytes(), 1)
-    aggregator.send(wide_table)
+    aggregator.publish(wide.to_bytes(), 1)
+    aggregator.publish(wide_table, 0)
     aggregator.until(lambda: Want(manifest.model.digest, (0,)) in aggregator.wants)
-    aggregator.send(wide.to_bytes(), 0)
+    aggregator.publish(wide.to_bytes(), 0)
     aggregator.until(lambda: aggregator.updates)
 
 
@@ -352,24 +375,27 @@ def test_a_refused_update_is_forgotten(
     assert "late: round 1 is closed" in caplog.text
 
 
-def test_the_chunks_that_are_named_are_sent_again_and_all_when_none_is(
+def test_the_chunks_that_are_named_are_sent_again_and_the_update_offered_when_none_is(
     aggregator: ScriptedAggregator, first_update: tuple[Device, str]
 ) -> None:
     _, uid = first_update
     assert aggregator.frames == [(uid, 0), (uid, 1)]
     aggregator.answer(uid, "resend", missing=(1,))
     aggregator.until(lambda: len(aggregator.frames) == 3)
+    assert aggregator.frames[2:] == [(uid, 1)]
+    assert len(aggregator.offers) == 1
     aggregator.answer(uid, "resend")
-    aggregator.until(lambda: len(aggregator.frames) == 5)
-    assert aggregator.frames[2:] == [(uid, 1), (uid, 0), (uid, 1)]
+    aggregator.until(lambda: len(aggregator.offers) == 2)
+    assert aggregator.offers[0] == aggregator.offers[1]
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_an_answer_that_is_lost_is_asked_for_by_sending_again(
+def test_an_answer_that_is_lost_is_asked_for_by_offering_again(
     aggregator: ScriptedAggregator, first_update: tuple[Device, str]
 ) -> None:
     device, uid = first_update
-    aggregator.until(lambda: aggregator.frames.count((uid, 1)) >= 3)
+    aggregator.until(lambda: len(aggregator.offers) >= 3)
+    assert aggregator.frames == [(uid, 0), (uid, 1)]
     aggregator.answer(uid, "durable")
     aggregator.until(lambda: aggregator.states[-1] == "idle")
     assert device.spooled == []
@@ -442,7 +468,7 @@ def test_a_device_that_is_stopped_while_it_trains_ends_soon_and_leaves_nothing_h
     device.end()
     assert time.monotonic() - began_s < 2.0
     aggregator.until(lambda: aggregator.states[-1] == "offline")
-    assert sorted(path.name for path in device.state.iterdir()) == ["lock", "spool", "steps.csv"]
+    assert sorted(path.name for path in device.state.iterdir()) == ["blobs", "lock", "session", "spool", "steps.csv"]
     assert device.spooled == []
 
 
@@ -628,7 +654,10 @@ def test_a_device_in_safe_mode_sends_what_it_has_and_trains_again_once_the_owner
     aggregator.until(lambda: aggregator.states[-1] == "degraded")
     aggregator.answer(uid, "durable")
     aggregator.until(lambda: device.spooled == [])
-    aggregator.announce(plan_round(2))
+    aggregator.wants.clear()
+    aggregator.blobs.clear()
+    model = Network.initialise(wide.plan, seed=2).to_bytes()
+    aggregator.announce(plan_round(2, model=model))
     heard = len(aggregator.healths)
     aggregator.until(lambda: len(aggregator.healths) > heard + 2)
     assert aggregator.states[-1] == "degraded"
@@ -636,7 +665,7 @@ def test_a_device_in_safe_mode_sends_what_it_has_and_trains_again_once_the_owner
     assert device.told[-1].startswith("degraded: crashed 3 times within 10 min; trains again in 30 min, or once")
     (device.state / "crashes.json").unlink()
     aggregator.until(lambda: aggregator.wants)  # the round that was announced meanwhile
-    aggregator.send(wide.to_bytes())
+    aggregator.send(model)
     aggregator.send(wide_table)
     aggregator.until(lambda: len(aggregator.updates) == 2)
 
@@ -737,7 +766,7 @@ def test_sigterm_in_the_middle_of_a_mini_batch_ends_the_process_cleanly(
         assert process.wait(WAIT_S) == 0
         assert process.stderr is not None
         assert b"Traceback" not in process.stderr.read()
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["lock", "spool"]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["blobs", "lock", "session", "spool"]
     # What was trained may have become an update by then; a half-written one has not.
     assert all(path.suffix == ".update" for path in (tmp_path / "state" / "spool").iterdir())
 

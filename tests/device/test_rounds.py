@@ -11,6 +11,7 @@ from distreal_edge.device.rounds import (
     MOST_WAITING,
     AskForChunks,
     Forget,
+    OfferUpdate,
     Phase,
     Send,
     StopTraining,
@@ -39,7 +40,7 @@ def connected(**arguments: object) -> DeviceRounds:
 
 def training(manifest: Manifest) -> DeviceRounds:
     rounds = connected()
-    assert rounds.announced(manifest, NOW) == []
+    assert rounds.announced(manifest, NOW) == [AskForChunks()]
     assert rounds.blobs_complete(NOW) == [Train(manifest)]
     return rounds
 
@@ -47,15 +48,15 @@ def training(manifest: Manifest) -> DeviceRounds:
 def test_a_round_goes_from_its_manifest_to_an_empty_spool(make_manifest: Callable[..., Manifest]) -> None:
     manifest, rounds = make_manifest(), connected()
     assert rounds.phase is Phase.IDLE
-    assert rounds.announced(manifest, NOW) == []
+    assert rounds.announced(manifest, NOW) == [AskForChunks()]
     assert rounds.phase is Phase.FETCHING
     rounds.chunk_arrived(NOW + 1)
     assert rounds.blobs_complete(NOW + 1) == [Train(manifest)]
     assert rounds.phase is Phase.TRAINING
-    assert rounds.trained("u1") == [Send("u1")]
+    assert rounds.trained("u1", NOW) == [OfferUpdate("u1")]
     assert rounds.phase is Phase.UPLOADING
     rounds.sent("u1", NOW + 20)
-    assert rounds.acknowledged(durable("u1")) == [Forget("u1")]
+    assert rounds.acknowledged(durable("u1"), NOW) == [Forget("u1")]
     assert rounds.phase is Phase.IDLE
 
 
@@ -63,7 +64,7 @@ def test_a_manifest_that_comes_again_changes_nothing(make_manifest: Callable[...
     rounds = training(make_manifest())
     assert rounds.announced(make_manifest(), NOW) == []
     assert rounds.blobs_complete(NOW) == []
-    rounds.trained("u1")
+    rounds.trained("u1", NOW)
     assert rounds.announced(make_manifest(), NOW) == []
     assert rounds.blobs_complete(NOW) == []
 
@@ -102,7 +103,7 @@ def test_missing_chunks_are_asked_for_once_in_a_while_and_less_and_less_often(
     rounds = connected()
     rounds.announced(make_manifest(train_until_s=NOW + 100, deadline_s=NOW + 101), NOW)
     asked = [second for second in range(100) if rounds.tick(NOW + second) == [AskForChunks()]]
-    assert asked == [2, 6, 14, 30, 62]
+    assert asked == [10, 30, 70]
 
 
 def test_nothing_is_asked_for_while_chunks_arrive_or_nobody_can_hear_it(make_manifest: Callable[..., Manifest]) -> None:
@@ -113,15 +114,15 @@ def test_nothing_is_asked_for_while_chunks_arrive_or_nobody_can_hear_it(make_man
         assert rounds.tick(NOW + second + 0.9 * FETCH_PATIENCE_S) == []
     rounds.disconnected()
     assert rounds.tick(NOW + 60) == []
-    rounds.connected(NOW + 61)
+    assert rounds.connected(NOW + 61) == [AskForChunks()]
     assert rounds.tick(NOW + 61 + FETCH_PATIENCE_S) == [AskForChunks()]
 
 
 def test_a_new_round_stops_the_training_and_begins_when_it_has_stopped(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest(1))
-    assert rounds.announced(make_manifest(2), NOW) == [StopTraining()]
+    assert rounds.announced(make_manifest(2), NOW) == [StopTraining(), AskForChunks()]
     assert rounds.blobs_complete(NOW) == []
-    assert rounds.trained(None) == []
+    assert rounds.trained(None, NOW) == []
     assert rounds.blobs_complete(NOW) == [Train(make_manifest(2))]
 
 
@@ -131,7 +132,7 @@ def test_a_round_that_is_over_stops_the_training_for_good(
 ) -> None:
     rounds = training(make_manifest(1))
     assert rounds.announced(make_manifest(2, **change), NOW) == [StopTraining()]
-    rounds.trained(None)
+    rounds.trained(None, NOW)
     assert rounds.phase is Phase.IDLE
 
 
@@ -140,7 +141,7 @@ def test_an_update_that_was_ready_when_the_stop_came_is_sent_and_the_new_round_t
 ) -> None:
     rounds = training(make_manifest(1))
     rounds.announced(make_manifest(2), NOW)
-    assert rounds.trained("u1") == [Send("u1")]
+    assert rounds.trained("u1", NOW) == [OfferUpdate("u1")]
     assert rounds.blobs_complete(NOW) == [Train(make_manifest(2))]
 
 
@@ -149,8 +150,8 @@ def test_a_round_that_is_announced_anew_with_another_deadline_is_trained_once(
 ) -> None:
     rounds = training(make_manifest(1))
     again = make_manifest(1, deadline_s=1300.0)
-    assert rounds.announced(again, NOW) == [StopTraining()]
-    rounds.trained("u1")  # too late to stop
+    assert rounds.announced(again, NOW) == [StopTraining(), AskForChunks()]
+    rounds.trained("u1", NOW)  # too late to stop
     assert rounds.blobs_complete(NOW) == []
     assert rounds.announced(make_manifest(1), NOW) == []
     assert rounds.blobs_complete(NOW) == []
@@ -158,7 +159,7 @@ def test_a_round_that_is_announced_anew_with_another_deadline_is_trained_once(
 
 def test_training_that_gave_no_update_leaves_the_round_alone(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
-    assert rounds.trained(None) == []
+    assert rounds.trained(None, NOW) == []
     assert rounds.announced(make_manifest(), NOW) == []
     assert rounds.blobs_complete(NOW) == []
     assert rounds.phase is Phase.IDLE
@@ -169,10 +170,10 @@ def test_what_an_earlier_run_left_is_sent_and_its_round_not_trained_again(
 ) -> None:
     manifest = make_manifest(3)
     rounds = DeviceRounds("pi", waiting=("new", "old"), done={task_of(manifest), task_of(make_manifest(2))})
-    assert rounds.connected(NOW) == [Send("new")]
+    assert rounds.connected(NOW) == [OfferUpdate("new")]
     rounds.announced(manifest, NOW)
     assert rounds.blobs_complete(NOW) == []
-    assert rounds.acknowledged(durable("new")) == [Forget("new"), Send("old")]
+    assert rounds.acknowledged(durable("new"), NOW) == [Forget("new"), OfferUpdate("old")]
 
 
 def test_a_round_of_the_same_number_but_of_another_model_is_trained(make_manifest: Callable[..., Manifest]) -> None:
@@ -185,44 +186,46 @@ def test_a_new_update_goes_first_however_many_wait(make_manifest: Callable[..., 
     rounds = connected(waiting=("old",))
     rounds.announced(make_manifest(), NOW)
     rounds.blobs_complete(NOW)
-    assert rounds.trained("new") == [Send("new")]
-    assert rounds.acknowledged(durable("new")) == [Forget("new"), Send("old")]
+    assert rounds.trained("new", NOW) == [OfferUpdate("new")]
+    assert rounds.acknowledged(durable("new"), NOW) == [Forget("new"), OfferUpdate("old")]
 
 
 def test_the_oldest_give_way_when_too_many_wait(make_manifest: Callable[..., Manifest]) -> None:
     left = [f"u{number}" for number in range(MOST_WAITING + 2)]
     rounds = DeviceRounds("pi", waiting=left)
-    assert rounds.connected(NOW) == [*(Forget(uid) for uid in left[MOST_WAITING:]), Send("u0")]
+    assert rounds.connected(NOW) == [*(Forget(uid) for uid in left[MOST_WAITING:]), OfferUpdate("u0")]
     rounds.announced(make_manifest(), NOW)
     rounds.blobs_complete(NOW)
-    assert rounds.trained("new") == [Forget(left[MOST_WAITING - 1]), Send("new")]
+    assert rounds.trained("new", NOW) == [Forget(left[MOST_WAITING - 1]), OfferUpdate("new")]
 
 
 def test_nothing_is_sent_without_a_connection(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
     rounds.disconnected()
-    assert rounds.trained("u1") == []
+    assert not rounds.fetching
+    assert rounds.trained("u1", NOW) == []
     assert rounds.tick(NOW + 1000) == []
-    assert rounds.connected(NOW + 1000) == [Send("u1")]
+    assert rounds.connected(NOW + 1000) == [OfferUpdate("u1")]
 
 
 def test_an_update_is_sent_again_after_every_reconnect(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
+    rounds.trained("u1", NOW)
     rounds.sent("u1", NOW)
     rounds.disconnected()
-    assert rounds.connected(NOW + 1) == [Send("u1")]
+    assert rounds.connected(NOW + 1) == [OfferUpdate("u1")]
 
 
 def test_patience_runs_from_the_end_of_sending_however_slow_the_line_is(
     make_manifest: Callable[..., Manifest],
 ) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
+    rounds.trained("u1", NOW)
+    rounds.acknowledged(Ack("u1", "resend", None, (0,)), NOW + 1)
     assert rounds.tick(NOW + 500) == []
     rounds.sent("u1", NOW + 500)
     assert rounds.tick(NOW + 500 + 0.9 * ACK_PATIENCE_S) == []
-    assert rounds.tick(NOW + 500 + ACK_PATIENCE_S) == [Send("u1")]
+    assert rounds.tick(NOW + 500 + ACK_PATIENCE_S) == [OfferUpdate("u1")]
 
 
 def test_an_answer_that_does_not_come_makes_room_for_the_others_in_turn() -> None:
@@ -233,7 +236,7 @@ def test_an_answer_that_does_not_come_makes_room_for_the_others_in_turn() -> Non
         rounds.sent(uid, now)
         now += 200.0
         (action,) = rounds.tick(now)
-        assert isinstance(action, Send)
+        assert isinstance(action, OfferUpdate)
         uid = action.uid
         sent.append(uid)
     assert sent == ["b", "c", "a", "b", "c", "a"]
@@ -243,7 +246,7 @@ def test_an_aggregator_that_does_not_answer_is_sent_to_less_and_less_often_until
     make_manifest: Callable[..., Manifest],
 ) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
+    rounds.trained("u1", NOW)
     rounds.sent("u1", NOW)
     sent = []
     for second in range(1, 320):
@@ -252,28 +255,46 @@ def test_an_aggregator_that_does_not_answer_is_sent_to_less_and_less_often_until
             rounds.sent("u1", NOW + second)
     assert sent == [10, 30, 70, 150, 310]
     rounds.announced(make_manifest(), NOW + 320)
-    assert rounds.tick(NOW + 320) == [Send("u1")]
+    assert rounds.tick(NOW + 320) == [OfferUpdate("u1")]
 
 
 def test_an_aggregator_that_comes_back_in_the_round_is_sent_at_once_what_it_did_not_hear(
     make_manifest: Callable[..., Manifest],
 ) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
-    assert rounds.announced(make_manifest(), NOW, live=True) == []  # it is being sent
+    rounds.trained("u1", NOW)
     rounds.sent("u1", NOW)
     assert rounds.announced(make_manifest(), NOW) == []  # the broker's own copy says nothing of the aggregator
-    assert rounds.announced(make_manifest(), NOW, live=True) == [Send("u1")]
+    assert rounds.announced(make_manifest(), NOW, live=True) == [OfferUpdate("u1")]
     rounds.sent("u1", NOW)
-    rounds.acknowledged(durable("u1"))
+    rounds.acknowledged(durable("u1"), NOW)
     assert rounds.announced(make_manifest(), NOW, live=True) == []
 
 
 def test_chunks_that_are_missing_are_sent_at_once(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
-    assert rounds.acknowledged(Ack("u1", "resend", None, (1, 4))) == [Send("u1", (1, 4))]
-    assert rounds.acknowledged(Ack("u1", "resend", None)) == [Send("u1")]
+    rounds.trained("u1", NOW)
+    assert rounds.acknowledged(Ack("u1", "resend", None, (1, 4)), NOW) == [Send("u1", (1, 4))]
+    assert rounds.acknowledged(Ack("u1", "resend", None, (5,)), NOW) == [Send("u1", (5,))]
+
+
+def test_an_update_of_which_the_aggregator_knows_nothing_is_offered_once(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    rounds = training(make_manifest())
+    unknown = Ack("u1", "resend", None)
+    assert rounds.trained("u1", NOW) == [OfferUpdate("u1")]
+    assert rounds.acknowledged(unknown, NOW) == []  # about a chunk that was on its way before the offer
+    rounds.acknowledged(Ack("u1", "resend", None, (0,)), NOW)
+    assert rounds.acknowledged(unknown, NOW) == [OfferUpdate("u1")]
+    assert rounds.acknowledged(unknown, NOW) == []
+
+
+def test_an_offer_that_is_not_answered_is_repeated(make_manifest: Callable[..., Manifest]) -> None:
+    rounds = training(make_manifest())
+    rounds.trained("u1", NOW)
+    assert rounds.tick(NOW + 0.9 * ACK_PATIENCE_S) == []
+    assert rounds.tick(NOW + ACK_PATIENCE_S) == [OfferUpdate("u1")]
 
 
 def test_a_late_question_for_an_older_update_does_not_interrupt_the_newest(
@@ -282,34 +303,34 @@ def test_a_late_question_for_an_older_update_does_not_interrupt_the_newest(
     rounds = connected(waiting=("old",))
     rounds.announced(make_manifest(), NOW)
     rounds.blobs_complete(NOW)
-    rounds.trained("new")
-    assert rounds.acknowledged(Ack("old", "resend", None, (1,))) == []
-    assert rounds.acknowledged(durable("old")) == [Forget("old")]
+    rounds.trained("new", NOW)
+    assert rounds.acknowledged(Ack("old", "resend", None, (1,)), NOW) == []
+    assert rounds.acknowledged(durable("old"), NOW) == [Forget("old")]
 
 
 def test_a_refused_update_is_forgotten_and_its_round_not_trained_again(make_manifest: Callable[..., Manifest]) -> None:
     rounds = training(make_manifest())
-    rounds.trained("u1")
-    assert rounds.acknowledged(Ack("u1", "refused", "late: round 1 is closed")) == [Forget("u1")]
+    rounds.trained("u1", NOW)
+    assert rounds.acknowledged(Ack("u1", "refused", "late: round 1 is closed"), NOW) == [Forget("u1")]
     rounds.announced(make_manifest(), NOW)
     assert rounds.blobs_complete(NOW) == []
 
 
 def test_answers_to_updates_that_nobody_knows_are_ignored() -> None:
     rounds = connected()
-    assert rounds.acknowledged(durable("u9")) == []
-    assert rounds.acknowledged(Ack("u9", "resend", None, (1,))) == []
+    assert rounds.acknowledged(durable("u9"), NOW) == []
+    assert rounds.acknowledged(Ack("u9", "resend", None, (1,)), NOW) == []
     rounds.sent("u9", NOW)
     rounds.sending_failed("u9", NOW)
-    assert rounds.lost("u9") == []
+    assert rounds.lost("u9", NOW) == []
 
 
 def test_an_update_that_is_gone_from_the_spool_does_not_hold_up_the_others() -> None:
     rounds = connected(waiting=("gone", "there"))
-    assert rounds.lost("gone") == [Forget("gone"), Send("there")]
+    assert rounds.lost("gone", NOW) == [Forget("gone"), OfferUpdate("there")]
 
 
 def test_an_update_that_could_not_be_sent_is_tried_again_even_without_a_reconnect() -> None:
     rounds = connected(waiting=("u1",))
     rounds.sending_failed("u1", NOW)
-    assert rounds.tick(NOW + ACK_PATIENCE_S) == [Send("u1")]
+    assert rounds.tick(NOW + ACK_PATIENCE_S) == [OfferUpdate("u1")]

@@ -15,6 +15,7 @@ from distreal_edge.device.rounds import (
     MOST_WAITING,
     AskForChunks,
     Forget,
+    OfferUpdate,
     Phase,
     Send,
     StopTraining,
@@ -48,6 +49,7 @@ class Federation(RuleBasedStateMachine):
         self.stopping = False
         self.trained_tasks: list[str] = []
         self.uploading: str | None = None
+        self.offered: str | None = None
         self.online = False
         self.rounds = DeviceRounds("pi")
 
@@ -66,8 +68,14 @@ class Federation(RuleBasedStateMachine):
                 case StopTraining():
                     assert self.training is not None
                     self.stopping = True
-                case Send(uid):
+                case OfferUpdate(uid):
                     assert self.online
+                    assert uid in self.spool
+                    self.offered, self.uploading = uid, None
+                case Send(uid, missing):
+                    assert self.online
+                    assert missing
+                    assert uid == self.offered
                     assert uid in self.spool
                     self.uploading = uid
                 case Forget(uid):
@@ -142,14 +150,14 @@ class Federation(RuleBasedStateMachine):
         task, self.training = task_of(self.training), None
         # The stop may come too late for the trainer to notice.
         if not works:
-            self.act(self.rounds.trained(None))
+            self.act(self.rounds.trained(None, self.now))
             return
         assert task not in self.trained_tasks
         self.trained_tasks.append(task)
         self.uids += 1
         uid = f"u{self.uids}"
         self.spool.append(uid)
-        self.act(self.rounds.trained(uid))
+        self.act(self.rounds.trained(uid, self.now))
 
     @precondition(lambda self: self.uploading is not None)
     @rule(how=st.sampled_from(["sent", "failed", "lost"]))
@@ -162,14 +170,15 @@ class Federation(RuleBasedStateMachine):
             self.rounds.sending_failed(uid, self.now)
         else:
             self.answered.add(uid)
-            self.act(self.rounds.lost(uid))
+            self.act(self.rounds.lost(uid, self.now))
 
     @rule(number=st.integers(1, 12), kind=st.sampled_from(["durable", "refused", "resend"]))
     def answer(self, number: int, kind: Any) -> None:
         uid = f"u{number}"
         if kind != "resend":
             self.answered.add(uid) if uid in self.spool else None
-        self.act(self.rounds.acknowledged(Ack(uid, kind, "late" if kind == "refused" else None)))
+        missing = (0, 3) if kind == "resend" and number % 2 else ()
+        self.act(self.rounds.acknowledged(Ack(uid, kind, "late" if kind == "refused" else None, missing), self.now))
 
     @rule(seconds=st.sampled_from([0.2, 1.0, 3.0, 11.0, 50.0]))
     def time_passes(self, seconds: float) -> None:
@@ -206,7 +215,9 @@ class Federation(RuleBasedStateMachine):
                 self.uploading = None
                 self.rounds.sent(uid, self.now)
                 self.answered.add(uid)
-                self.act(self.rounds.acknowledged(Ack(uid, "durable", None)))
+                self.act(self.rounds.acknowledged(Ack(uid, "durable", None), self.now))
+            elif self.offered in self.spool:
+                self.act(self.rounds.acknowledged(Ack(self.offered, "resend", None, (0,)), self.now))
             self.now += LONGEST_PATIENCE_S / 4
             self.act(self.rounds.tick(self.now))
         pytest.fail(f"{self.spool} are stuck")
@@ -223,7 +234,7 @@ def test_without_answers_every_update_is_sent_again_and_again(make_manifest: Cal
     actions, now = rounds.connected(1000.0), 1000.0
     for _ in range(4000):
         for action in actions:
-            assert isinstance(action, Send)
+            assert isinstance(action, OfferUpdate)
             sent[action.uid] = sent.get(action.uid, 0) + 1
             rounds.sent(action.uid, now)
         now += 1.0

@@ -132,13 +132,13 @@ def test_every_change_of_state_is_one_line() -> None:
     view = heard(new_view(["a", "b"]), TOPICS.aggregator_health, aggregator("collecting", 1, None))
     after = heard(view, TOPICS.round, manifest(1))
     assert changes(view, after) == ("round 1 of 4, up to 25% of the network",)
-    training = heard(after, TOPICS.device_state("a"), DeviceState("training", "s", 100, "1"))
+    training = heard(after, TOPICS.device_state("a"), DeviceState("training", 1, 100, "1"))
     assert changes(after, training) == ("a: training",)
     assert changes(training, training) == ()
     assert changes(training, heard(training, TOPICS.device_health("a"), health())) == ()
     closed = heard(training, TOPICS.aggregator_health, aggregator("collecting", 2, 0.815))
     assert changes(training, closed) == ("round 1 closed: accuracy 81.50%",)
-    gone = heard(closed, TOPICS.aggregator_state, AggregatorState("offline", "s"))
+    gone = heard(closed, TOPICS.aggregator_state, AggregatorState("offline", 1, "fed"))
     assert changes(closed, gone) == ("aggregator: offline",)
 
 

@@ -25,11 +25,14 @@ def test_topics_read_as_the_design_page_has_them() -> None:
     assert topics.aggregator_state == "distreal/1/kitchen/aggregator/state"
     assert topics.aggregator_health == "distreal/1/kitchen/aggregator/health"
     assert topics.round == "distreal/1/kitchen/round"
-    assert topics.blob(DIGEST, 7) == f"distreal/1/kitchen/blob/{DIGEST}/7"
+    assert topics.blob(DIGEST, 7) == f"distreal/1/kitchen/blob/{DIGEST}/0/7"
     assert topics.device_state("pi-1") == "distreal/1/kitchen/device/pi-1/state"
     assert topics.device_health("pi-1") == "distreal/1/kitchen/device/pi-1/health"
     assert topics.want("pi-1") == "distreal/1/kitchen/device/pi-1/want"
     assert topics.update("pi-1", "u_1", 0) == "distreal/1/kitchen/device/pi-1/update/u_1/0"
+    assert topics.offer("pi-1") == "distreal/1/kitchen/device/pi-1/offer"
+    assert topics.blob(DIGEST, 17) == f"distreal/1/kitchen/blob/{DIGEST}/2/17"
+    assert topics.blob_group(2) == "distreal/1/kitchen/blob/+/2/+"
     assert topics.ack("pi-1") == "distreal/1/kitchen/device/pi-1/ack"
 
 
@@ -43,6 +46,7 @@ def test_what_is_written_reads_back(federation: str, device: str, uid: str, dige
     assert topics.parse(topics.device_state(device)) == DeviceTopic(device, "state")
     assert topics.parse(topics.device_health(device)) == DeviceTopic(device, "health")
     assert topics.parse(topics.want(device)) == DeviceTopic(device, "want")
+    assert topics.parse(topics.offer(device)) == DeviceTopic(device, "offer")
     assert topics.parse(topics.ack(device)) == DeviceTopic(device, "ack")
     assert topics.parse(topics.update(device, uid, index)) == UpdateTopic(device, uid, index)
 
@@ -72,8 +76,11 @@ def test_any_other_topic_is_a_protocol_error(topic: str) -> None:
         "distreal/1/kitchen/device/a/update/u/-1",
         "distreal/1/kitchen/device/a/update/u/4096",
         "distreal/1/kitchen/device/a/update/u/٣",
-        f"distreal/1/kitchen/blob/{DIGEST.upper()}/0",
-        f"distreal/1/kitchen/blob/{DIGEST[:-1]}/0",
+        f"distreal/1/kitchen/blob/{DIGEST.upper()}/0/0",
+        f"distreal/1/kitchen/blob/{DIGEST[:-1]}/0/0",
+        f"distreal/1/kitchen/blob/{DIGEST}/0",
+        f"distreal/1/kitchen/blob/{DIGEST}/0/8",
+        f"distreal/1/kitchen/blob/{DIGEST}/01/8",
     ],
 )
 def test_a_topic_that_is_nearly_right_is_refused(topic: str) -> None:
@@ -89,3 +96,19 @@ def test_a_name_that_cannot_stand_in_a_topic_is_a_config_error(name: str) -> Non
         Topics("kitchen").device_state(name)
     with pytest.raises(ConfigError, match="characters"):
         Topics("kitchen").update("pi-1", name, 0)
+
+
+@pytest.mark.parametrize(
+    ("topic", "fits"),
+    [
+        ("distreal/1/kitchen/aggregator/state", True),
+        ("distreal/2/kitchen/aggregator/state", True),
+        ("distreal/1/garden/aggregator/state", False),
+        ("distreal/1/kitchen/aggregator/health", False),
+        ("distreal/1/kitchen/aggregator/state/x", False),
+        ("other/1/kitchen/aggregator/state", False),
+    ],
+)
+def test_the_aggregator_of_every_version_is_recognised(topic: str, fits: bool) -> None:
+    assert Topics("kitchen").is_aggregator_state(topic) == fits
+    assert Topics("kitchen").aggregator_states == "distreal/+/kitchen/aggregator/state"
