@@ -20,7 +20,7 @@ from distreal_edge.device.pieces import elements_of, offsets_of, pieces_of
 from distreal_edge.device.survivors import Survivors
 from distreal_edge.device.update import Update, encode_update, joined
 from distreal_edge.device.update_file import UpdateReader
-from distreal_edge.durable import make_folder, write_durably
+from distreal_edge.durable import make_folder, quarantine, write_durably
 from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
@@ -183,9 +183,9 @@ class Residuals:
         except OSError as error:
             raise StateError(f"{self._index}: cannot be read: {error.strerror}; check the folder's owner") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
-            damaged = self._index.with_suffix(".damaged")
-            self._index.replace(damaged)
-            _log.warning("%s: is damaged, kept as %s; what updates were rounded by is lost", self._index, damaged.name)
+            state = self._folder.parent
+            moved = quarantine(self._index, state).relative_to(state)
+            _log.warning("%s: is damaged; moved to %s; what updates were rounded by is lost", self._index, moved)
             return _State()
 
     def _keep(self, state: _State) -> None:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from distreal_edge.network import Network, PlanBuilder
+from distreal_edge.transport import (
+    Ack,
+    AggregatorHealth,
+    AggregatorTopic,
+    DeviceTopic,
+    Manifest,
+    Message,
+    Offer,
+    RoundTopic,
+    Session,
+    Topics,
+    decode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,6 +46,7 @@ broker.port = {port}
 {rounds}
 [training]
 most_epochs = 1
+{training}
 """
 DEVICE = """
 federation = "farm"
@@ -48,6 +64,10 @@ def tiny_network() -> Network:
     builder = PlanBuilder((1, 6, 6))
     value = builder.relu(builder.conv2d("conv", builder.input, 4, kernel=3))
     return Network.initialise(builder.finish(builder.linear("fc", builder.flatten(value), 3)), 0)
+
+
+def _lines(keys: Mapping[str, object]) -> str:
+    return "\n".join(f"{key} = {value}" for key, value in keys.items())
 
 
 def wait_for(what: Callable[[], Any], why: str, seconds: float = WAIT_S) -> Any:
@@ -78,12 +98,18 @@ class Farm:
     def state(self) -> Path:
         return self.folder / "aggregator"
 
-    def aggregator(self, environment: Mapping[str, str] | None = None, **rounds: float) -> subprocess.Popen[bytes]:
+    def aggregator(
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        training: Mapping[str, object] | None = None,
+        **rounds: float,
+    ) -> subprocess.Popen[bytes]:
         """Start the aggregator; with `rounds` its configuration is written anew."""
         path = self.folder / "federation.toml"
         if rounds:
-            lines = "\n".join(f"{key} = {value}" for key, value in rounds.items())
-            path.write_text(FEDERATION.format(folder=self.folder, port=self.broker.port, rounds=lines))
+            tables = {"rounds": _lines(rounds), "training": _lines(training or {})}
+            path.write_text(FEDERATION.format(folder=self.folder, port=self.broker.port, **tables))
         return self._start("aggregator", ["aggregate", "--config", str(path)], environment)
 
     def device(self, name: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -120,3 +146,58 @@ class Farm:
                 env={**(environment or os.environ), "OMP_NUM_THREADS": "1"},
             )
         return self.running[name]
+
+
+class Listener:
+    """Hear what a federation says, with the time at which it was heard; a context manager."""
+
+    def __init__(self, broker: EmbeddedBroker, topics: Topics) -> None:
+        """Prepare to listen."""
+        self._session = Session(host=broker.host, port=broker.port, client_id="listener")
+        self._topics = topics
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._listen)
+        self.manifests: list[tuple[float, Manifest]] = []
+        self.health: list[tuple[float, AggregatorHealth]] = []
+        self.offered: dict[str, Offer] = {}
+        self.acks: list[tuple[str, Ack]] = []
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._session.__enter__()
+        self._session.wait_connected(WAIT_S)
+        everything = f"{self._topics.round.removesuffix('round')}#"
+        self._session.subscribe(everything).wait(WAIT_S)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End."""
+        self._end.set()
+        self._thread.join(WAIT_S)
+        self._session.close()
+
+    def answers(self, kind: str) -> set[str]:
+        """Return which updates were answered so."""
+        return {ack.uid for _, ack in list(self.acks) if ack.kind == kind}
+
+    def _listen(self) -> None:
+        while not self._end.is_set():
+            try:
+                event = self._session.events.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(event, Message):
+                self._hear(event, time.time())
+
+    def _hear(self, message: Message, now: float) -> None:
+        match self._topics.parse(message.topic):
+            case RoundTopic():
+                self.manifests.append((now, decode(Manifest, message.payload, where=message.topic)))
+            case AggregatorTopic("health"):
+                self.health.append((now, decode(AggregatorHealth, message.payload, where=message.topic)))
+            case DeviceTopic(_, "offer"):
+                offer = decode(Offer, message.payload, where=message.topic)
+                self.offered[offer.uid] = offer
+            case DeviceTopic(device, "ack"):
+                self.acks.append((device, decode(Ack, message.payload, where=message.topic)))

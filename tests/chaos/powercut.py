@@ -1,8 +1,8 @@
 """A disk that loses its power: what may be left of recorded writes at any instant of a run.
 
 What was synced is there. Of what was not, any part may be: each write whole, torn at sectors, or not at all, a file's
-new length without what was in it; each new, renamed or removed name, in whatever order they were made. That is more than
-most file systems do, and what POSIX allows. A rename is never half done.
+new length without what was in it; each new, renamed or removed name, in whatever order they were made. That is more
+than most file systems do, and what POSIX allows. A rename is never half done.
 """
 
 from __future__ import annotations
