@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -177,3 +178,16 @@ def test_what_the_acl_denies_fails_where_somebody_waits_and_is_logged(
             pi.publish("f/pi-2/state", b"not mine").wait()
         assert "publish to f/pi-2/state: refused" in caplog.text
         pi.publish("f/pi-1/state", b"still connected").wait()
+
+
+def test_a_client_whose_own_state_is_refused_ends_at_once(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "acl").write_text("topic readwrite distreal/1/garden/#\n")
+    with (
+        mosquitto(tmp_path, free_port, f"allow_anonymous true\nacl_file {tmp_path / 'acl'}"),
+        session(free_port) as pi,
+    ):
+        pi.publish_retained("distreal/1/gardn/device/pi-1/state", b"here")
+        give_up_s = time.monotonic() + WAIT_S
+        while pi.failure is None and time.monotonic() < give_up_s:
+            time.sleep(0.01)
+        assert "check the broker's ACL, and this client's federation, name and certificate" in str(pi.failure)

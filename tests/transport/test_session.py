@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -398,6 +399,19 @@ def test_a_refusal_by_the_broker_is_final_at_once(code: int, words: str, next_ev
         assert puppet.connections == 1
 
 
+def test_a_subscription_that_is_refused_is_final_at_once(next_event: Callable[..., Event]) -> None:
+    refused = bytes([0x20, 3, 0, 0, 0]) + bytes([0x90, 4, 0, 1, 0, 0x87])  # CONNACK, then SUBACK: not authorised
+    with (
+        Puppet(refused) as puppet,
+        Session(host="127.0.0.1", port=puppet.port, client_id="stranger") as session,
+    ):
+        session.subscribe("distreal/1/gardn/round")
+        gone = next_event(session, lambda event: isinstance(event, Disconnected) and event.final)
+        assert isinstance(gone, Disconnected)
+        assert "subscribe to distreal/1/gardn/round: refused: Not authorized" in gone.reason
+        assert puppet.connections == 1
+
+
 def test_a_broker_that_is_busy_is_asked_again() -> None:
     with (
         Puppet(bytes([0x20, 3, 0, 0x89, 0])) as puppet,  # 0x89: server busy
@@ -493,6 +507,27 @@ def test_plain_text_to_another_machine_is_named_in_the_log(caplog: pytest.LogCap
     assert caplog.text == ""
 
 
+@given(attempt=st.integers(1, 10_000), clients=st.integers(1, 10_000))
+def test_delays_grow_with_the_federation(attempt: int, clients: int) -> None:
+    longest_s = full_jitter_s(attempt, 1.0, clients)
+    assert longest_s == (clients / 4 if clients >= 8 else max(clients / 4, min(2, 2 ** min(attempt - 1, 10))))
+    assert full_jitter_s(attempt, 0.5, clients) == longest_s / 2
+
+
+@given(seed=st.integers(0, 2**32), down_s=st.floats(0, 120))
+def test_a_hundred_clients_come_back_soon_and_not_at_once(seed: int, down_s: float) -> None:
+    draw = random.Random(seed)
+    back: list[float] = []
+    for _ in range(100):
+        now_s, attempt = 0.0, 0
+        while now_s <= down_s:
+            attempt += 1
+            now_s += full_jitter_s(attempt, draw.random(), 100)
+        back.append(now_s - down_s)
+    assert max(back) <= 25
+    assert max(sum(at <= other < at + 1 for other in back) for at in back) <= 30  # 20 but for rare luck
+
+
 @given(attempt=st.integers(1, 10_000), fraction=st.floats(0, 1))
 def test_delays_double_up_to_a_cap_and_are_spread_from_zero(attempt: int, fraction: float) -> None:
     delay_s = full_jitter_s(attempt, fraction)
@@ -500,6 +535,34 @@ def test_delays_double_up_to_a_cap_and_are_spread_from_zero(attempt: int, fracti
     assert full_jitter_s(attempt, 0.0) == 0
     assert full_jitter_s(attempt, 1.0) == min(30, 2 ** min(attempt - 1, 10))
     assert full_jitter_s(attempt + 1, fraction) >= delay_s
+
+
+def test_what_is_said_again_carries_the_number_of_its_connection(
+    broker: EmbeddedBroker, session_to: Callable[..., Session], next_message: Callable[..., Message]
+) -> None:
+    numbers = iter((5, 9, 20))
+
+    def told(number: int) -> bytes:
+        return f"here {number}".encode()
+
+    def gone(number: int) -> bytes:
+        return f"gone {number}".encode()
+
+    watcher = session_to(broker, "watcher")
+    watcher.subscribe("f/state")
+    watcher.wait_connected(WAIT_S)
+    session = session_to(broker, "pi", will_topic="f/state", will_payload=gone, number=numbers.__next__)
+    session.publish_retained("f/state", told)
+    assert next_message(watcher).payload == b"here 5"
+    # Another client takes its place: the broker says the will, and it comes back with a number of its own.
+    with Session(host=broker.host, port=broker.port, client_id="pi") as thief:
+        thief.wait_connected(WAIT_S)
+        assert next_message(watcher).payload == b"gone 5"
+    assert next_message(watcher).payload == b"here 9"
+    session.republish("f/state")
+    assert next_message(watcher).payload == b"here 9"
+    session.close()
+    assert next_message(watcher).payload == b"gone 9"
 
 
 def test_taking_with_a_timeout_from_an_empty_queue_raises_empty(
