@@ -20,9 +20,16 @@ __all__ = [
 
 
 class DistrealError(Exception):
-    """Base of every error that is raised on purpose. Exit code 1."""
+    """Base of every error that is raised on purpose. Exit code 1.
+
+    Its text is one line and moves no cursor, whatever it quotes.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message, printable."""
+        return printable(super().__str__())
 
 
 class CancellationError(DistrealError):
