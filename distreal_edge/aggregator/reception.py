@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distreal_edge.aggregator.inbound import Inbound
-from distreal_edge.aggregator.ledger import StoredUpdate
+from distreal_edge.aggregator.ledger import Decision, StoredUpdate
+from distreal_edge.aggregator.rounds import staleness
 from distreal_edge.aggregator.store import file_digest
-from distreal_edge.aggregator.validation import check_sender, check_task, check_update, reason_of
+from distreal_edge.aggregator.validation import check_late, check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport import Ack, DiskError
@@ -53,12 +55,14 @@ class Reception:
         self._inbound = Inbound(store.folder / "arriving", most_bytes(network.plan))
         self._network = network
         self._manifest: Manifest | None = None
+        self._number = 0  # of the newest round
         self._announced: Mapping[str, int] = {}
         self._trouble = ""
 
     def open(self, manifest: Manifest, network: Network, announced_images: Mapping[str, int]) -> None:
         """Take updates of this network for this round from now on."""
         self._manifest, self._network, self._announced = manifest, network, announced_images
+        self._number = manifest.number
         self._inbound.clear(keep=manifest.selected)
 
     def close(self) -> list[tuple[str, Ack]]:
@@ -79,6 +83,7 @@ class Reception:
         if known is not None:
             return known
         try:
+            check_late(offer.round, self._manifest)  # before what matters in the open round only
             manifest = check_sender(device, manifest=self._manifest, answered=answered)
             check_task(offer.round, offer.model, manifest)
             # A kill between storing and noting it left a file that no row names.
@@ -88,7 +93,7 @@ class Reception:
             missing = self._inbound.offered(device, offer)
             return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
         except ProtocolError as error:
-            return Taken(self._refuse(device, offer.uid, error))
+            return Taken(self._refuse(device, offer.uid, error, offer.round))
         except DiskError as error:
             self._tell(error)
             return None
@@ -163,9 +168,13 @@ class Reception:
             self._trouble = str(error)
             _log.error("%s", error)
 
-    def _refuse(self, device: str, uid: str, error: ProtocolError) -> Ack:
+    def _refuse(self, device: str, uid: str, error: ProtocolError, of_round: int | None = None) -> Ack:
         ack = self._inbound.refuse(device, uid, str(error))
-        self._ledger.count_refusal(reason_of(error))
+        reason = reason_of(error)
+        done = self._number - (self._manifest is not None)
+        stale = staleness(of_round, done=done) if reason == "late" else None
+        refused = Decision(time.time(), self._number, device, "refused", ack.reason or reason)
+        self._ledger.count_refusal(reason, refused, stale=stale)
         _log.warning("refused an update of %s: %s", device, ack.reason)
         return ack
 

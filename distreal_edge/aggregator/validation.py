@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distreal_edge.device import UpdateReader
     from distreal_edge.transport import Manifest
 
-__all__ = ["REASONS", "check_sender", "check_task", "check_update", "reason_of"]
+__all__ = ["REASONS", "check_late", "check_sender", "check_task", "check_update", "reason_of"]
 
 REASONS: Final = {
     "chunk": "a chunk is damaged, or contradicts the others",
@@ -61,10 +61,15 @@ def check_sender(device: str, *, manifest: Manifest | None, answered: Collection
     return manifest
 
 
+def check_late(number: int, manifest: Manifest | None) -> None:
+    """Refuse what was trained for a round before the open one, whoever sends it; late updates are never averaged."""
+    if manifest is not None and number < manifest.number:
+        raise ProtocolError(f"late: round {number} is closed")
+
+
 def check_task(number: int, model: str, manifest: Manifest) -> None:
     """Refuse what was trained for another round than the open one, or on another model."""
-    if number < manifest.number:
-        raise ProtocolError(f"late: round {number} is closed")
+    check_late(number, manifest)
     if number > manifest.number:
         raise ProtocolError(f"round: round {number} has not been opened")
     if model != manifest.model.digest:

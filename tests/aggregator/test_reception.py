@@ -344,3 +344,18 @@ def test_a_refusal_can_be_sent_and_logged_whatever_it_quotes(tmp_path: Path) -> 
 
 def test_a_refusal_is_short_enough_for_an_answer(tmp_path: Path) -> None:
     assert len(str(Inbound(tmp_path, 1000).refuse("a", "u", "x" * 10_000).reason)) == 500
+
+
+def test_a_late_update_is_counted_by_its_staleness_whoever_sends_it(desk: Desk) -> None:
+    fifth = msgspec.structs.replace(desk.manifest, number=5)
+    desk.reception.open(fifth, desk.network, dict.fromkeys(fifth.selected, 100))
+    for device, of_round in (("pi-1", 4), ("pi-2", 2), ("pi-9", 4)):  # the last was not even selected
+        taken = desk.offer(b"any", device, f"u-{device}", round=of_round)
+        assert taken.ack.reason == f"late: round {of_round} is closed"
+    assert desk.ledger.staleness() == {1: 2, 3: 1}
+    assert desk.ledger.refusals() == {"late": 3}
+    desk.reception.close()
+    assert desk.offer(b"any", "pi-3", "u-pi-3", round=5).ack.reason == "late: no round is open"
+    assert desk.ledger.staleness() == {1: 3, 3: 1}
+    decided = [(each.device, each.what) for each in desk.ledger.decisions(5)]
+    assert decided == [(device, "refused") for device in ("pi-1", "pi-2", "pi-9", "pi-3")]
