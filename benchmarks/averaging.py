@@ -120,7 +120,7 @@ def main() -> None:
     plan = resnet18()
     model_bytes = 4 * elements_of(plan)
     encodings = [each for each in ENCODINGS if "+".join(each) in arguments.encodings]
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         Network.initialise(plan, 0).save(Path(folder) / "model.safetensors")
         paths: dict[tuple[str, str], list[Path]] = {each: [] for each in encodings}
         for number in range(min(DISTINCT, max(arguments.devices))):
