@@ -45,7 +45,7 @@ FORBIDDEN_CALLS = {
         "torch.load",
         "torch.hub",
         "torch.package",
-        "torch.jit",
+        "torch.jit.load",
         "numpy.load",
         "np.load",
         "types.FunctionType",
