@@ -42,5 +42,13 @@ def check_config(path: Path, role: str | None) -> None:
 
 
 def _check_root(key: str, root: str | None) -> None:
-    if root is not None and not Path(root).expanduser().exists():
-        raise DataError(f"{key}: there is neither a file nor a folder {root}; docs/data.md says how to get images")
+    if root is None:
+        return
+    try:
+        Path(root).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        message = f"{key}: there is neither a file nor a folder {root}; docs/data.md says how to get images"
+        raise DataError(message) from None
+    except OSError as error:
+        message = f"{key}: {root} cannot be looked for: {error.strerror}; check as the user who runs the program"
+        raise DataError(message) from None

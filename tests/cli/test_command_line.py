@@ -224,6 +224,8 @@ def test_check_config_looks_for_images_where_they_are_said_to_be(cli: Run, write
     failed(cli("check-config", write(text)), 4, f"data.root: there is neither a file nor a folder {tmp_path}/none.npz")
     text = FEDERATION + f'[evaluation]\nname = "npz"\nroot = "{tmp_path}/none.npz"\n'
     failed(cli("check-config", write(text)), 4, "evaluation.root: there is neither a file nor a folder")
+    text = DEVICE.format(root=tmp_path / ("a" * 300))
+    failed(cli("check-config", write(text)), 4, "cannot be looked for: File name too long")
 
 
 def test_check_config_holds_a_table_of_the_package_against_the_network(cli: Run, write: Any) -> None:

@@ -86,6 +86,19 @@ def test_a_folder_that_cannot_be_made_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateError, match="cannot be made"):
         make_folder(tmp_path / "file" / "b")
+    with pytest.raises(StateError, match="cannot be made: File name too long"):
+        make_folder(tmp_path / ("a" * 300) / "b")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_below_a_closed_one_is_a_state_error(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StateError, match="cannot be made: Permission denied"):
+            make_folder(tmp_path / "closed" / "a")
+    finally:
+        os.seteuid(os.getuid())
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
