@@ -315,6 +315,19 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytes
     assert caught.value.timed_out
 
 
+def test_a_child_that_cannot_be_started_or_prints_no_text_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '\\377'\n")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ChildFailure, match="python cannot be started: Permission denied"):
+        run_child("some.module", timeout_s=10.0)
+    python.chmod(0o755)
+    with pytest.raises(ChildFailure, match="exit code 0: without a word"):
+        run_child("some.module", timeout_s=10.0)
+
+
 def test_what_lies_in_somebodys_folder_is_not_run_by_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('run!')")
     monkeypatch.chdir(tmp_path)
