@@ -70,7 +70,9 @@ def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
     threading.Thread(target=end, name="end", daemon=True).start()
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            before[number] = signal.signal(number, ask)
+            # A SIGHUP that was ignored from the start (nohup) stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
         yield stop
     finally:
         restore()

@@ -244,6 +244,19 @@ def test_a_forced_end_waits_two_seconds_for_nobody(number: signal.Signals, code:
         assert time.monotonic() - began_s < 2.0
 
 
+def test_what_nohup_started_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(WAIT_S)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_first_signal_asks_and_a_second_one_insists() -> None:
     before = signal.getsignal(signal.SIGINT)
     said = []
