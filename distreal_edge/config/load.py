@@ -86,16 +86,28 @@ def _line(text: str, where: Place) -> int:
     """
     lines = [f"{line}\n" for line in text.split("\n")]  # not splitlines(): only this ends a line in TOML
     for depth in range(len(where), 0, -1):
-        sound = 0
-        for end in range(1, len(lines) + 1):
+        if _holds(tomllib.loads(text), where[:depth]):
+            return _sound_without(lines, where[:depth]) + 1
+    return 1
+
+
+def _sound_without(lines: list[str], where: Place) -> int:
+    """Return how many lines at the beginning are sound TOML without the value that the whole has, at most."""
+    # By halves: a file may have thousands of lines.
+    most, before = 0, len(lines)
+    while before - most > 1:
+        middle = (most + before) // 2
+        for end in range(middle, before):
             try:
                 part = tomllib.loads("".join(lines[:end]))
             except ValueError:  # inside a value of several lines
                 continue
-            if _holds(part, where[:depth]):
-                return sound + 1
-            sound = end
-    return 1
+            if not _holds(part, where):
+                most = end
+            break
+        if most < middle:
+            before = middle
+    return most
 
 
 def _holds(document: Any, where: Place) -> bool:
