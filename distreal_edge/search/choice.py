@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from distreal_edge.network import Network
-    from distreal_edge.search.study import Confirmation, Evaluation
+    from distreal_edge.search.records import Confirmation, Evaluation
 
 __all__ = [
     "LEAST_ROWS",

@@ -17,7 +17,7 @@ from distreal_edge.search.choice import (
     table_of,
 )
 from distreal_edge.search.families import FAMILIES, macs_of
-from distreal_edge.search.study import Confirmation, Evaluation, Task
+from distreal_edge.search.records import Confirmation, Evaluation, Task
 
 if TYPE_CHECKING:
     from distreal_edge.network import Network
