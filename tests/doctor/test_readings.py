@@ -385,6 +385,11 @@ def test_the_limits_of_a_group_are_read_as_they_stand(lay: Callable[[dict[str, s
     assert read_limits(lay(files)).memory_limit_bytes is None
     files["/sys/fs/cgroup/memory/a/memory.limit_in_bytes"] = "300000000\n"
     assert read_limits(lay(files)).memory_limit_bytes == 300_000_000
+    for nonsense in ("9" * 5000, "-5", "3e8", "\N{ARABIC-INDIC DIGIT THREE}"):
+        files["/sys/fs/cgroup/memory/a/memory.limit_in_bytes"] = files["/proc/meminfo"] = nonsense
+        assert read_limits(lay(files)).memory_limit_bytes is None
+        files["/proc/meminfo"] = f"MemTotal: {nonsense} kB\n"
+        assert read_limits(lay(files)).memory_limit_bytes is None
 
 
 def test_the_limits_of_another_process_are_its_own(lay: Callable[[dict[str, str]], Roots]) -> None:
