@@ -12,7 +12,7 @@ import click
 from distreal_edge.cli.logs import log_format_option, start_logging
 from distreal_edge.cli.notify import Service
 from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
-from distreal_edge.config import DeviceConfig, DeviceData, load_config
+from distreal_edge.config import DeviceConfig, DeviceData, load_config, named_by
 from distreal_edge.errors import ConfigError, TableError
 from distreal_edge.pulse import Pulse
 
@@ -38,14 +38,15 @@ _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     """Take part in a federation with this board, until stopped."""
     from distreal_edge import __version__  # noqa: PLC0415 - --help must be quick
-    from distreal_edge.device import DeviceDaemon, become_guest  # noqa: PLC0415
+    from distreal_edge.device import DeviceDaemon, Trace, become_guest  # noqa: PLC0415
 
     start_logging(log_format)
     become_guest()
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
-    followed = load_trace(config.resources, trace)
-    profile = load_profile(config.resources)
+    followed = load_trace(path, config.resources) if trace is None else Trace.load(trace.expanduser())
+    # Of this very machine it tells, as the owner's limits do.
+    profile = load_profile(path, config.resources) if followed is None else None
     check_engine()
     dataset = load_images(config.data)
     pulse = Pulse()
@@ -66,24 +67,27 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
         keep_serving(lambda: daemon.run(stop), stop, service.turn)
 
 
-def load_trace(resources: Resources, instead: Path | None = None) -> Trace | None:
-    """Return the trace that stands in for the real availability, if one does."""
+def load_trace(config: Path, resources: Resources) -> Trace | None:
+    """Return the trace that stands in for the real availability, if the configuration names one."""
     from distreal_edge.device import Trace  # noqa: PLC0415
 
-    path = instead if instead is not None or resources.trace is None else Path(resources.trace)
-    return None if path is None else Trace.load(path.expanduser())
+    if resources.trace is None:
+        return None
+    with named_by(config, "resources", "trace"):
+        return Trace.load(Path(resources.trace).expanduser())
 
 
-def load_profile(resources: Resources) -> Profile | None:
+def load_profile(config: Path, resources: Resources) -> Profile | None:
     """Return the profile that the configuration names; raise `ConfigError` when it cannot be read."""
     from distreal_edge.dropout import Profile  # noqa: PLC0415
 
     if resources.profile is None:
         return None
-    try:
-        return Profile.load(Path(resources.profile).expanduser())
-    except TableError as error:
-        raise ConfigError(f"resources.profile: {error}") from None
+    with named_by(config, "resources", "profile"):
+        try:
+            return Profile.load(Path(resources.profile).expanduser())
+        except TableError as error:
+            raise ConfigError(str(error)) from None
 
 
 def check_engine() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,12 +12,14 @@ import msgspec
 from distreal_edge.config.device import DeviceConfig
 from distreal_edge.config.explain import explain, explain_toml
 from distreal_edge.config.federation import FederationConfig
-from distreal_edge.errors import ConfigError
+from distreal_edge.errors import ConfigError, DistrealError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distreal_edge.config.explain import Place
 
-__all__ = ["find_role", "load_config"]
+__all__ = ["find_role", "load_config", "named_by"]
 
 LARGEST_FILE_BYTES: Final = 256 * 1024
 
@@ -48,6 +51,16 @@ def find_role(path: str | Path) -> type[DeviceConfig | FederationConfig]:
         message = f"{path}: its keys do not tell whether it is a device's file or the federation's; say --role"
         raise ConfigError(message)
     return DeviceConfig if of_device > of_federation else FederationConfig
+
+
+@contextmanager
+def named_by(path: str | Path, *keys: str) -> Iterator[None]:
+    """Have an error of ours begin with where the configuration names what is used here: file, line and key."""
+    try:
+        yield
+    except DistrealError as error:
+        message = f"{path}:{_line(_read(path), keys)}: {'.'.join(keys)}: {error}"
+        raise type(error)(message) from None
 
 
 def _read(path: str | Path) -> str:

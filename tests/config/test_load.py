@@ -224,7 +224,10 @@ def test_the_mark_that_some_editors_put_first_does_not_matter(load: Callable[...
     [
         ("name = 'mnist'\n", "unknown key name; it belongs below [data]"),
         ("[shard]\nkind = 'iid'\n", "unknown key shard; it belongs below [data]"),
-        ("[network]\nzoo = 'resnet8'\n", "unknown key network; that is a key of federation.toml"),
+        (
+            "[network]\nzoo = 'resnet8'\n",
+            "unknown key network; that is a key of federation.toml, and this file is read as device.toml",
+        ),
         (
             "[broker]\nfederation = 'x'\n",
             "unknown key broker.federation; it belongs at the top, before the first section",
