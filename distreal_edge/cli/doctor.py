@@ -54,6 +54,10 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
         findings = _show(_examine(path))
         if path is None:
             click.echo("With --config, broker, state folder, images, network and table are looked at as well.")
+        elif not findings[0].passed:
+            click.echo(
+                "Once the configuration is sound, broker, state folder, images, network and table are looked at."
+            )
     if not all(finding.passed for finding in findings):
         click.get_current_context().exit(DistrealError.exit_code)
 

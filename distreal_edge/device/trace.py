@@ -130,8 +130,10 @@ def _check_room(lines: int) -> None:
 
 
 def _number(text: str | None) -> float:
+    if text is None:
+        raise ConfigError("seconds and cores must be numbers, and here something is missing")
     try:
-        return float(text or "")
+        return float(text)
     except ValueError:
         raise ConfigError(f"seconds and cores must be numbers, got {text!r}") from None
 

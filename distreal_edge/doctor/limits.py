@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -60,7 +61,7 @@ def judge_limits(
     reading: LimitsReading, available: Availability, limits: OwnerLimits | None = None
 ) -> tuple[Finding, ...]:
     """Say what there is for training, by its limits and right now (`available`), and whether that can be enough."""
-    findings = [_processors(reading, available, limits), _memory(reading, available)]
+    findings = [_processors(reading, available, limits), _memory(reading, available, limits)]
     if limits is not None and limits.highest_temperature_c is not None and available.temperature_c is None:
         findings.append(
             Finding(
@@ -95,15 +96,16 @@ def _processors(reading: LimitsReading, available: Availability, limits: OwnerLi
     )
 
 
-def _memory(reading: LimitsReading, available: Availability) -> Finding:
+def _memory(reading: LimitsReading, available: Availability, limits: OwnerLimits | None) -> Finding:
     limit = (
         "" if reading.memory_limit_bytes is None else f", under a limit of {reading.memory_limit_bytes / 1e6:.0f} MB"
     )
+    if limits is not None and limits.most_memory_bytes is not None:
+        limit += f", most_memory {limits.most_memory_bytes / 1e6:.0f} MB"
     if available.memory_bytes is None:
         return Finding("memory", f"Linux does not say how much can be had{limit}")
     found = f"{available.memory_bytes / 1e6:.0f} MB can be had now{limit}"
-    limits = [] if reading.memory_limit_bytes is None else [float(reading.memory_limit_bytes)]
-    least = min([available.memory_bytes, *limits])
+    least = min(available.memory_bytes, math.inf if reading.memory_limit_bytes is None else reading.memory_limit_bytes)
     if least >= _LEAST_BYTES:
         return Finding("memory", found)
     return Finding(

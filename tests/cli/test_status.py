@@ -242,6 +242,12 @@ def test_a_device_that_does_not_train_says_why(cli: Run, state: Path) -> None:
     ]
 
 
+def test_a_device_that_has_not_trained_yet_counts_no_mini_batches(cli: Run, state: Path) -> None:
+    with StatusSocket(state) as answering:
+        answering.tell(msgspec.structs.replace(DEVICE, state="idle", mini_batches=0))
+        assert "  rounds     number 12 was announced last\n" in cli("status", "--state", str(state)).stdout
+
+
 def test_an_aggregator_says_whom_it_waits_for(cli: Run, state: Path) -> None:
     with StatusSocket(state) as answering:
         answering.tell(msgspec.structs.replace(AGGREGATOR, deadline_s=time.time() + 30.5))
