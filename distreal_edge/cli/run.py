@@ -50,7 +50,16 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     check_engine()
     dataset = load_images(config.data)
     pulse = Pulse()
-    with Service(pulse, loop_must_turn=True) as service, stopping_on_signals(forced=True) as stop:
+    daemon: DeviceDaemon | None = None
+
+    def note_end() -> None:
+        if daemon is not None:
+            daemon.note_end()
+
+    with (
+        Service(pulse, loop_must_turn=True) as service,
+        stopping_on_signals(forced=True, asked_first=note_end) as stop,
+    ):
         daemon = DeviceDaemon(
             federation=config.federation,
             device=config.device,

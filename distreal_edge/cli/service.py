@@ -34,12 +34,15 @@ _TURN_S = 0.2
 
 
 @contextmanager
-def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
+def stopping_on_signals(
+    *, forced: bool = False, asked_first: Callable[[], object] = lambda: None
+) -> Iterator[threading.Event]:
     """Give an event that SIGTERM, SIGINT and SIGHUP set, so that the program can end cleanly.
 
     `forced`: the process is gone two seconds after the signal, whatever it is doing then; native code cannot be
-    interrupted, nor a broker be hurried that does not answer. What is durable must be so at any instant. A second
-    signal ends it at once. After Ctrl-C the clean end is a `KeyboardInterrupt`, so that a shell script stops as well.
+    interrupted, nor a broker be hurried that does not answer. What is durable must be so at any instant. `asked_first`
+    is called in a thread of its own before anything else is done. A second signal ends it at once. After Ctrl-C the
+    clean end is a `KeyboardInterrupt`, so that a shell script stops as well.
     """
     stop = threading.Event()
     interrupted = False
@@ -57,6 +60,9 @@ def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
         code = asked.get()
         if code is None:
             return
+        if forced:
+            # Not waited for: a disk may be slow.
+            threading.Thread(target=asked_first, name="asked", daemon=True).start()
         stop.set()
         if forced:
             notify("STOPPING=1", "STATUS=stopping")

@@ -7,6 +7,7 @@ import logging
 import queue
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -110,6 +111,12 @@ class DeviceDaemon:
         self._announced_state = ""
         self._paused: str | None = None
         self._last_answer: UpdateAnswer | None = None
+        self._say_end: Callable[[], object] = lambda: None
+
+    def note_end(self) -> None:
+        """Note that an end was asked for: what cuts it off then is no crash. May be called from any thread."""
+        with suppress(StateError):  # `run` meets it as well
+            self._say_end()
 
     def run(self, stop: threading.Event) -> None:
         """Take part until `stop` is set; may be called again afterwards.
@@ -125,6 +132,7 @@ class DeviceDaemon:
             crashes_counted(self._state / "crashes.json") as self._safe_mode,
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
         ):
+            self._say_end = self._safe_mode.end
             self._blobs = Blobs()
             self._spool = Spool(self._state / "spool")
             self._upload: Upload | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -54,6 +55,7 @@ class SafeMode:
     def __init__(self, path: Path) -> None:
         """Begin a run; raise `StateError` when that cannot be written down."""
         self._path = path
+        self._lock = threading.Lock()
         self._history = begun(_read(path), time.time())
         self._write()
         self._crashes = len(self._history.crashes_s)
@@ -72,23 +74,25 @@ class SafeMode:
 
     def over(self) -> bool:
         """Return whether safe mode has ended just now, and forget the crashes then; raise `StateError`."""
-        if not self.on or (time.monotonic() < self._until_s and self._path.exists()):
-            return False
-        self.on = False
-        self._history = History(running=True)
-        self._write()
-        return True
+        with self._lock:
+            if self._ended or not self.on or (time.monotonic() < self._until_s and self._path.exists()):
+                return False
+            self.on = False
+            self._history = History(running=True)
+            self._write()
+            return True
 
     def end(self) -> None:
-        """Note that this run ends in an orderly way; raise `StateError`."""
-        if self._ended:
-            return
-        self._ended = True
-        if self._history.crashes_s:
-            self._history = History(crashes_s=self._history.crashes_s)
-            self._write()
-        else:
-            remove_durably(self._path)
+        """Note that this run ends in an orderly way; raise `StateError`. May be called from any thread."""
+        with self._lock:
+            if self._ended:
+                return
+            if self._history.crashes_s and self._path.exists():  # else the owner wants them forgotten
+                self._history = History(crashes_s=self._history.crashes_s)
+                self._write()
+            else:
+                remove_durably(self._path)
+            self._ended = True
 
     def _write(self) -> None:
         write_durably(self._path, msgspec.json.encode(self._history))

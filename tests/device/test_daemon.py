@@ -438,6 +438,9 @@ def test_a_device_that_is_stopped_while_it_trains_ends_soon_and_leaves_nothing_h
     aggregator.send(wide.to_bytes())
     aggregator.send(wide_table)
     aggregator.until(lambda: aggregator.states[-1] == "training")
+    assert (device.state / "crashes.json").exists()
+    device.daemon.note_end()  # cut off from here on, it would not have crashed
+    assert not (device.state / "crashes.json").exists()
     began_s = time.monotonic()
     device.end()
     assert time.monotonic() - began_s < 2.0

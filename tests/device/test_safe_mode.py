@@ -103,6 +103,23 @@ def test_the_owner_ends_the_rest_by_removing_the_file(path: Path) -> None:
     assert not SafeMode(path).on
 
 
+def test_an_owner_who_removes_the_file_and_restarts_at_once_is_heard_as_well(path: Path) -> None:
+    crash(path, 3)
+    mode = SafeMode(path)
+    path.unlink()
+    mode.end()
+    assert not SafeMode(path).on
+
+
+def test_an_end_that_was_noted_stays_so(path: Path) -> None:
+    crash(path, 3)
+    mode = SafeMode(path)
+    mode.end()
+    path.unlink()
+    assert not mode.over()
+    assert not path.exists()
+
+
 def test_a_crash_in_safe_mode_begins_the_rest_anew(path: Path) -> None:
     crash(path, 5)
     assert SafeMode(path).on
