@@ -220,9 +220,10 @@ class DeviceDaemon:
                 case DeviceTopic(kind="ack"):
                     ack = decode(Ack, message.payload, where=message.topic)
                     self._last_answer = update_answer(ack, now)
-                    if ack.kind == "refused":
+                    actions = self._rounds.acknowledged(ack)
+                    if ack.kind == "refused" and actions:  # else it was said before: every chunk is answered
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
-                    self._act(self._rounds.acknowledged(ack))
+                    self._act(actions)
         except ProtocolError as error:
             _log.warning("ignored: %s", error)
         self._begin_when_complete()

@@ -34,6 +34,7 @@ from distreal_edge.device import daemon as daemon_module
 from distreal_edge.errors import DataError, StateError
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search import uniform_table
+from distreal_edge.status import DeviceStatus, ask
 from distreal_edge.transport import (
     Ack,
     Assembler,
@@ -350,6 +351,16 @@ def test_a_refused_update_is_forgotten(
     aggregator.until(lambda: aggregator.states[-1] == "idle")
     assert device.spooled == []
     assert "late: round 1 is closed" in caplog.text
+    aggregator.answer(uid, "refused", "again")  # as every chunk of it is answered
+
+    def last_reason() -> str | None:
+        answer = ask(device.state)
+        assert answer is not None
+        assert isinstance(answer.status, DeviceStatus)
+        return None if answer.status.last_answer is None else answer.status.last_answer.reason
+
+    aggregator.until(lambda: last_reason() == "again")
+    assert "again" not in caplog.text
 
 
 def test_the_chunks_that_are_named_are_sent_again_and_all_when_none_is(
