@@ -113,7 +113,9 @@ def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
             load_trace(path, config.resources)
             load_profile(path, config.resources)
     except DistrealError as error:
-        return None, Finding("configuration", str(error), "mend it, or the file that it names; docs/configuration.md has every key")
+        return None, Finding(
+            "configuration", str(error), "mend it, or the file that it names; docs/configuration.md has every key"
+        )
     return config, Finding("configuration", f"{path} is sound")
 
 
