@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,7 +168,29 @@ def test_a_program_that_hangs_is_not_waited_for_for_ever(state: Path, monkeypatc
                 ask(state)
 
 
-@pytest.mark.parametrize("data", [b"[", b"{}", b'{"version": 1}', b"\xff"])
+@pytest.mark.timeout(30)
+def test_a_program_that_dribbles_is_not_listened_to_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.2)
+    monkeypatch.chdir(state)
+    with socket.socket(socket.AF_UNIX) as dribbling:
+        dribbling.bind("status.sock")
+        dribbling.listen(1)
+
+        def dribble() -> None:
+            asking, _ = dribbling.accept()
+            with asking, contextlib.suppress(BrokenPipeError):
+                while True:
+                    asking.send(b" ")
+                    time.sleep(0.01)
+
+        dribbler = threading.Thread(target=dribble)
+        dribbler.start()
+        with pytest.raises(StateError, match="does not answer"):
+            ask(state)
+        dribbler.join()
+
+
+@pytest.mark.parametrize("data", [b"[", b"{}", b'{"version": 1}', b"\xff", b'{"x":' + b"[" * 99999])
 def test_an_answer_that_is_not_understood_is_an_error_that_says_so(
     state: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
