@@ -57,6 +57,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for made in reversed(missing):
             _sync_folder(made.parent)
+    except (FileExistsError, NotADirectoryError):
+        raise StateError(f"{folder}: cannot be made: a file is in its place; give the path of a folder") from None
     except OSError as error:
         raise StateError(f"{folder}: cannot be made: {error.strerror}; check the folder's owner") from None
 

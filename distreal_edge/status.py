@@ -182,7 +182,7 @@ def ask(folder: Path) -> Answer | None:
                 asking.connect(path)
             data = _read_all(asking)
             return msgspec.json.decode(data, type=Answer) if data else None  # it has just ended
-        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, ConnectionResetError):
             return None
         except PermissionError:
             raise StateError(f"{folder}: belongs to another user; ask as that user, or with sudo") from None

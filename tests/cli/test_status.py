@@ -313,6 +313,13 @@ def test_where_nothing_runs_is_one_line_and_exit_code_1(cli: Run, state: Path) -
     assert line.startswith(f"distreal-edge: {state}: nothing is running there; ")
 
 
+def test_at_a_file_nothing_is_running(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shown = cli("status", "--state", str(tmp_path / "file"))
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "file: nothing is running there; " in shown.stderr
+
+
 def test_a_configuration_names_the_folder(cli: Run, state: Path, tmp_path: Path) -> None:
     (tmp_path / "device.toml").write_text(
         f'federation = "f"\ndevice = "d"\nstate = "{state}"\n[data]\nname = "mnist"\n'

@@ -84,8 +84,10 @@ def test_a_new_folder_is_synced_into_those_above_it(tmp_path: Path, monkeypatch:
 
 def test_a_folder_that_cannot_be_made_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="cannot be made"):
+    with pytest.raises(StateError, match="cannot be made: a file is in its place"):
         make_folder(tmp_path / "file" / "b")
+    with pytest.raises(StateError, match="cannot be made: a file is in its place"):
+        make_folder(tmp_path / "file")
     with pytest.raises(StateError, match="cannot be made: File name too long"):
         make_folder(tmp_path / ("a" * 300) / "b")
 
