@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_profile", "load_trace", "run"]
 
+_log = logging.getLogger(__name__)
+
 # For trying out the watchdog: work number N on the board (mini-batches, measurements) and all after it never end.
 _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 
@@ -45,7 +48,8 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
     followed = load_trace(path, config.resources) if trace is None else Trace.load(trace.expanduser())
-    # Of this very machine it tells, as the owner's limits do.
+    if followed is not None:
+        _log.info("follows %s; limits and profile of this machine do not count", trace or config.resources.trace)
     profile = load_profile(path, config.resources) if followed is None else None
     check_engine()
     dataset = load_images(config.data)

@@ -198,8 +198,9 @@ def test_a_trace_that_is_missing_is_one_line(cli: Run, write: Any, images: Path)
 
 
 def test_beside_a_trace_of_the_command_line_what_tells_of_this_machine_is_left_alone(
-    cli: Run, write: Any, images: Path, tmp_path: Path
+    cli: Run, write: Any, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     (tmp_path / "trace.csv").write_text("seconds,cores\n0,1\n")
     text = DEVICE.format(root=images) + '[resources]\nprofile = "nowhere.json"\n'
     said = f"config.toml:{len(text.splitlines())}: resources.profile: nowhere.json: cannot read the profile"
@@ -207,6 +208,7 @@ def test_beside_a_trace_of_the_command_line_what_tells_of_this_machine_is_left_a
     with held_folder(tmp_path / "state"):  # the last thing to be looked at
         result = cli("run", "--config", write(text), "--trace", "trace.csv")
     assert result.returncode == 8
+    assert "follows trace.csv; limits and profile of this machine do not count" in caplog.text
 
 
 def test_check_config_finds_whose_file_it_is(cli: Run, write: Any, images: Path) -> None:
