@@ -212,7 +212,7 @@ class DeviceDaemon:
                     news = manifest != self._manifest
                     self._heed(manifest, now, live=not message.retained)
                     self._manifest = manifest
-                    if news:  # the broker repeats it after every reconnect
+                    if news and not message.retained:  # what the broker kept may be as old as it likes
                         self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from distreal_edge.durable import remove_durably, write_durably
-from distreal_edge.errors import DistrealError
+from distreal_edge.errors import DistrealError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class SafeMode:
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a run; raise `StateError` when that cannot be written down."""
+        """Begin a run."""
         self._path = path
         self._lock = threading.Lock()
         self._history = begun(_read(path), time.time())
@@ -73,7 +73,7 @@ class SafeMode:
         )
 
     def over(self) -> bool:
-        """Return whether safe mode has ended just now, and forget the crashes then; raise `StateError`."""
+        """Return whether safe mode has ended just now, and forget the crashes then."""
         with self._lock:
             if self._ended or not self.on or (time.monotonic() < self._until_s and self._path.exists()):
                 return False
@@ -83,7 +83,7 @@ class SafeMode:
             return True
 
     def end(self) -> None:
-        """Note that this run ends in an orderly way; raise `StateError`. May be called from any thread."""
+        """Note that this run ends in an orderly way. May be called from any thread."""
         with self._lock:
             if self._ended:
                 return
@@ -91,11 +91,22 @@ class SafeMode:
                 self._history = History(crashes_s=self._history.crashes_s)
                 self._write()
             else:
-                remove_durably(self._path)
+                with _told():
+                    remove_durably(self._path)
             self._ended = True
 
     def _write(self) -> None:
-        write_durably(self._path, msgspec.json.encode(self._history))
+        with _told():
+            write_durably(self._path, msgspec.json.encode(self._history))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    # A full disk must not keep a device from sending what it has: that is what makes room.
+    try:
+        yield
+    except StateError as error:
+        _log.warning("crashes cannot be counted: %s", error)
 
 
 @contextmanager

@@ -64,6 +64,8 @@ class Trace:
         memory_bytes: list[float | None] = []
         temperature_c: list[float | None] = []
         line = 1
+        if Path(path).is_char_device():  # may have no end
+            raise ConfigError(f"{path}: is a device, not a file")
         try:
             with Path(path).open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)

@@ -775,20 +775,22 @@ def test_sigterm_while_native_code_computes_does_not_crash_the_process(
         assert process.wait(60.0) == 0
 
 
-def test_an_old_round_that_is_announced_again_is_not_complained_of_again(
+def test_a_round_that_opens_late_is_told_of_once_and_what_the_broker_kept_is_not(
     aggregator: ScriptedAggregator,
     start_device: Callable[..., Device],
     plan_round: Callable[..., Manifest],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    aggregator.announce(plan_round(1, train_until_s=1.0, deadline_s=2.0))
     start_device()
     aggregator.until(lambda: "idle" in aggregator.states)
-    old = plan_round(1, train_until_s=1.0, deadline_s=2.0)
-    aggregator.announce(old)
-    aggregator.announce(old)
-    aggregator.announce(plan_round(2, train_until_s=1.0, deadline_s=2.0))
-    aggregator.until(lambda: "round 2: its time for training ended" in caplog.text)
+    late = plan_round(2, train_until_s=1.0, deadline_s=2.0)
+    aggregator.announce(late)
+    aggregator.announce(late)
+    aggregator.announce(plan_round(3, train_until_s=1.0, deadline_s=2.0))
+    aggregator.until(lambda: "round 3: its time for training ended" in caplog.text)
     assert caplog.text.count("its time for training ended") == 2
+    assert "round 1: its time for training ended" not in caplog.text
 
 
 def test_devices_of_one_name_in_two_federations_and_of_long_names_have_ids_of_their_own() -> None:

@@ -72,6 +72,8 @@ def test_a_file_that_is_missing_or_no_text_is_refused_with_its_name(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"none.csv: cannot read the trace: No such file"):
         Trace.load(tmp_path / "none.csv")
     (tmp_path / "bytes").write_bytes(b"seconds,cores\n0,\xff\n")
+    with pytest.raises(ConfigError, match=r"/dev/zero: is a device, not a file"):
+        Trace.load("/dev/zero")
     with pytest.raises(ConfigError, match=r"bytes:1: the trace is damaged"):
         Trace.load(tmp_path / "bytes")
 
