@@ -116,11 +116,13 @@ def remove_durably(path: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, if need be, so that it is there after a power cut; raise `StateError`."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for made in reversed(missing):
             _sync_folder(made.parent)
+    except (FileExistsError, NotADirectoryError):
+        raise StateError(f"{folder}: cannot be made: a file is in its place; give the path of a folder") from None
     except OSError as error:
         raise StateError(f"{folder}: cannot be made: {error.strerror}; check the folder's owner") from None
 

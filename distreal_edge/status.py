@@ -182,7 +182,7 @@ def ask(folder: Path) -> Answer | None:
                 asking.connect(path)
             data = _read_all(asking)
             return msgspec.json.decode(data, type=Answer) if data else None  # it has just ended
-        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError, ConnectionResetError):
             return None
         except PermissionError:
             raise StateError(f"{folder}: belongs to another user; ask as that user, or with sudo") from None
@@ -192,7 +192,7 @@ def ask(folder: Path) -> Answer | None:
             ) from None
         except OSError as error:
             raise StateError(f"{folder}: cannot be asked for its status: {error.strerror}") from None
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise StateError(
                 f"{folder}: the program that runs there is of another version; restart it, or ask with its own"
             ) from None
@@ -200,10 +200,13 @@ def ask(folder: Path) -> Answer | None:
 
 def _read_all(asking: socket.socket) -> bytes:
     parts: list[bytes] = []
+    give_up_s = time.monotonic() + _TIMEOUT_S
     while part := asking.recv(65536):
         parts.append(part)
         if sum(map(len, parts)) > _LARGEST_BYTES:
             break
+        if time.monotonic() >= give_up_s:  # a little now and then is no answer either
+            raise TimeoutError
     return b"".join(parts)
 
 

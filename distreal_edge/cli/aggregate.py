@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +13,15 @@ import click
 from distreal_edge.cli.logs import log_format_option, start_logging
 from distreal_edge.cli.notify import Service
 from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
-from distreal_edge.config import FederationConfig, build_table, load_config
+from distreal_edge.config import FederationConfig, build_table, load_config, named_by
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from distreal_edge.aggregator import Lesson, RoundSettings
     from distreal_edge.cli.logs import LogFormat
-    from distreal_edge.config import Evaluation, NetworkChoice
+    from distreal_edge.config import Evaluation, NetworkChoice, TableChoice
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
     from distreal_edge.network import Network
@@ -36,7 +39,7 @@ def aggregate(path: Path, log_format: LogFormat) -> None:
     start_logging(log_format)
     config = load_config(path, FederationConfig)
     broker = broker_arguments(config.broker)
-    prepared = prepare(config)
+    prepared = prepare(path, config)
     test, calibration = load_held_out(config.evaluation)
     # Closing a round takes as long as it takes: averaging and evaluation are one turn of the loop.
     with Service(loop_must_turn=False) as service, stopping_on_signals(forced=True) as stop:
@@ -67,21 +70,25 @@ class Prepared:
     lesson: Lesson
 
 
-def prepare(config: FederationConfig) -> Prepared:
-    """Make what the configuration says, images aside; raise an error of ours where it cannot be made."""
+def prepare(path: Path, config: FederationConfig) -> Prepared:
+    """Make what the configuration at `path` says, images aside; raise an error of ours where it cannot be made."""
     from distreal_edge.aggregator import Lesson, RoundSettings  # noqa: PLC0415
 
     rounds, training = config.rounds, config.training
-    network = build_network(config.network)
+    with named_by(path, "network", "zoo" if config.network.file is None else "file"):
+        network = build_network(config.network)
     measured_here = config.evaluation.calibration_images > 0 or not network.plan.statistics
     if not measured_here and training.statistics_images == 0:
-        raise ConfigError(
-            "training.statistics_images: 0 leaves nobody to measure batch-norm statistics; let devices measure them on "
-            "some images, or set evaluation.calibration_images"
-        )
+        with named_by(path, "training", "statistics_images"):
+            raise ConfigError(
+                "0 leaves nobody to measure batch-norm statistics; let devices measure them on some images, or set "
+                "evaluation.calibration_images"
+            )
+    with _table_named_by(path, config.table):
+        table = build_table(config.table, network, training.batch)
     return Prepared(
         network,
-        build_table(config.table, network, training.batch),
+        table,
         RoundSettings(
             number=rounds.number,
             seconds=rounds.seconds,
@@ -110,6 +117,12 @@ def prepare(config: FederationConfig) -> Prepared:
             ceilings=tuple((step.from_share, step.ceiling) for step in config.ceiling),
         ),
     )
+
+
+def _table_named_by(path: Path, choice: TableChoice) -> AbstractContextManager[None]:
+    if choice.file is None and choice.name is None:
+        return nullcontext()
+    return named_by(path, "table", "name" if choice.file is None else "file")
 
 
 def build_network(choice: NetworkChoice) -> Network:

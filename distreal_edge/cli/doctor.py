@@ -54,6 +54,10 @@ def doctor(config: Path | None, *, as_json: bool) -> None:
         findings = _show(_examine(path))
         if path is None:
             click.echo("With --config, broker, state folder, images, network and table are looked at as well.")
+        elif not findings[0].passed:
+            click.echo(
+                "Once the configuration is sound, broker, state folder, images, network and table are looked at."
+            )
     if not all(finding.passed for finding in findings):
         click.get_current_context().exit(DistrealError.exit_code)
 
@@ -106,10 +110,12 @@ def _load(path: Path) -> tuple[DeviceConfig | FederationConfig | None, Finding]:
     try:
         config = load_config(path, find_role(path))
         if isinstance(config, DeviceConfig):
-            load_trace(config.resources)
-            load_profile(config.resources)
+            load_trace(path, config.resources)
+            load_profile(path, config.resources)
     except DistrealError as error:
-        return None, Finding("configuration", str(error), "mend the file; docs/configuration.md has every key")
+        return None, Finding(
+            "configuration", str(error), "mend it, or the file that it names; docs/configuration.md has every key"
+        )
     return config, Finding("configuration", f"{path} is sound")
 
 
@@ -122,10 +128,10 @@ def _of_configuration(path: Path, config: DeviceConfig | FederationConfig, *, ru
     state = Path(config.state).expanduser()
     name: str | None
     if isinstance(config, DeviceConfig):
-        yield from _profile_of(config, broker)
+        yield from _profile_of(path, config, broker)
         needed_bytes, name = _ROOM_BYTES, config.data.name
     else:
-        findings, model_bytes = _network(config)
+        findings, model_bytes = _network(path, config)
         yield from findings
         models = max(0, config.rounds.number + 1 - len(list(state.glob("models/*.safetensors"))))
         needed_bytes, name = _ROOM_BYTES + model_bytes * models, config.evaluation.name
@@ -156,14 +162,14 @@ def _broker(broker: Broker, *, running: bool) -> tuple[dict[str, Any] | None, li
     return arguments if findings[0].passed and reading.reached == "broker" else None, findings
 
 
-def _network(config: FederationConfig) -> tuple[list[Finding], int]:
+def _network(path: Path, config: FederationConfig) -> tuple[list[Finding], int]:
     """Return what is to be said of network, table and profile, and how many bytes a model has."""
     from distreal_edge.bench import describe_machine  # noqa: PLC0415
     from distreal_edge.cli.aggregate import prepare  # noqa: PLC0415
     from distreal_edge.doctor import Finding, judge_profile  # noqa: PLC0415
 
     try:
-        prepared = prepare(config)
+        prepared = prepare(path, config)
     except DistrealError as error:
         return [Finding("network and table", str(error), "mend [network] or [table], or make the file anew")], 0
     network, table = prepared.network, prepared.table
@@ -175,13 +181,13 @@ def _network(config: FederationConfig) -> tuple[list[Finding], int]:
     return findings, len(network.to_bytes())
 
 
-def _profile_of(config: DeviceConfig, broker: dict[str, Any] | None) -> Iterator[Finding]:
+def _profile_of(path: Path, config: DeviceConfig, broker: dict[str, Any] | None) -> Iterator[Finding]:
     """Yield what is to be said of the profile that a device's configuration names, if it does."""
     from distreal_edge.bench import describe_machine  # noqa: PLC0415
     from distreal_edge.cli.run import load_profile  # noqa: PLC0415
     from distreal_edge.doctor import judge_profile, read_table_digest  # noqa: PLC0415
 
-    profile = load_profile(config.resources)
+    profile = load_profile(path, config.resources)
     if profile is not None:
         table = None if broker is None else read_table_digest(config.federation, **broker)
         again = f"distreal-edge profile NETWORK --table TABLE --out {config.resources.profile}"

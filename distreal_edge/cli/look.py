@@ -22,7 +22,7 @@ def _look(path: Path) -> dict[str, object]:
         if isinstance(config, DeviceConfig):
             return {"images": len(load_images(config.data))}
         test, calibration = load_held_out(config.evaluation)
-        HeldOut(test, calibration, 1).check(prepare(config).network)
+        HeldOut(test, calibration, 1).check(prepare(path, config).network)
     except DistrealError as error:
         return {"failure": str(error)}
     return {"images": 0 if test is None else len(test)}

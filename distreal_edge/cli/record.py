@@ -42,14 +42,20 @@ def record(out: Path, seconds: float | None, interval: float, config: Path | Non
     every five seconds. `run --trace` and `demo --trace` follow it. A device that trains here takes what it uses out of
     the trace: stop it first.
 
-    Exit codes: 0 after --seconds or SIGTERM, 130 after Ctrl-C, with a whole trace either way; 2 and 8 as everywhere.
+    Exit codes: 0 after --seconds, SIGTERM or a closed terminal, 130 after Ctrl-C, with a whole trace either way; 2 and
+    8 as everywhere.
     """
     start_logging()
     limits = None if config is None else _limits(config)
     with stopping_on_signals() as stop, _Output(out) as output:
-        click.echo(f"recording to {out}" + (", Ctrl-C ends it" if seconds is None else ""), err=True)
+        _tell(f"recording to {out}" + (", Ctrl-C ends it" if seconds is None else ""))
         lines, lasted_s = _record(output, limits, seconds, interval, stop)
-        click.echo(f"{out}: {lines} line{'s' if lines > 1 else ''} over {lasted_s:.1f} s", err=True)
+        _tell(f"{out}: {lines} line{'s' if lines > 1 else ''} over {lasted_s:.1f} s")
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # a terminal that was closed has nobody to tell
+        click.echo(line, err=True)
 
 
 def _limits(path: Path) -> OwnerLimits:
@@ -77,7 +83,7 @@ def _record(
             output.write(line)
             lines += 1
         if lines == MOST_LINES:
-            click.echo(f"{MOST_LINES} lines are the most that a trace may have", err=True)
+            _tell(f"{MOST_LINES} lines are the most that a trace may have")
             return lines, second
         left_s = interval if seconds is None else seconds - second
         if left_s <= 0.0 or stop.wait(min(interval, left_s)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from distreal_edge.cli.logs import log_format_option, start_logging
 from distreal_edge.cli.notify import Service
 from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
-from distreal_edge.config import DeviceConfig, DeviceData, load_config
+from distreal_edge.config import DeviceConfig, DeviceData, load_config, named_by
 from distreal_edge.errors import ConfigError, TableError
 from distreal_edge.pulse import Pulse
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["load_profile", "load_trace", "run"]
 
+_log = logging.getLogger(__name__)
+
 # For trying out the watchdog: work number N on the board (mini-batches, measurements) and all after it never end.
 _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 
@@ -38,18 +41,29 @@ _DEADLOCK = "DISTREAL_EDGE_TEST_DEADLOCK"
 def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
     """Take part in a federation with this board, until stopped."""
     from distreal_edge import __version__  # noqa: PLC0415 - --help must be quick
-    from distreal_edge.device import DeviceDaemon, become_guest  # noqa: PLC0415
+    from distreal_edge.device import DeviceDaemon, Trace, become_guest  # noqa: PLC0415
 
     start_logging(log_format)
     become_guest()
     config = load_config(path, DeviceConfig)
     broker = broker_arguments(config.broker)
-    followed = load_trace(config.resources, trace)
-    profile = load_profile(config.resources)
+    followed = load_trace(path, config.resources) if trace is None else Trace.load(trace.expanduser())
+    if followed is not None:
+        _log.info("follows %s; limits and profile of this machine do not count", trace or config.resources.trace)
+    profile = load_profile(path, config.resources) if followed is None else None
     check_engine()
     dataset = load_images(config.data)
     pulse = Pulse()
-    with Service(pulse, loop_must_turn=True) as service, stopping_on_signals(forced=True) as stop:
+    daemon: DeviceDaemon | None = None
+
+    def note_end() -> None:
+        if daemon is not None:
+            daemon.note_end()
+
+    with (
+        Service(pulse, loop_must_turn=True) as service,
+        stopping_on_signals(forced=True, asked_first=note_end) as stop,
+    ):
         daemon = DeviceDaemon(
             federation=config.federation,
             device=config.device,
@@ -66,24 +80,27 @@ def run(path: Path, trace: Path | None, log_format: LogFormat) -> None:
         keep_serving(lambda: daemon.run(stop), stop, service.turn)
 
 
-def load_trace(resources: Resources, instead: Path | None = None) -> Trace | None:
-    """Return the trace that stands in for the real availability, if one does."""
+def load_trace(config: Path, resources: Resources) -> Trace | None:
+    """Return the trace that stands in for the real availability, if the configuration names one."""
     from distreal_edge.device import Trace  # noqa: PLC0415
 
-    path = instead if instead is not None or resources.trace is None else Path(resources.trace)
-    return None if path is None else Trace.load(path.expanduser())
+    if resources.trace is None:
+        return None
+    with named_by(config, "resources", "trace"):
+        return Trace.load(Path(resources.trace).expanduser())
 
 
-def load_profile(resources: Resources) -> Profile | None:
+def load_profile(config: Path, resources: Resources) -> Profile | None:
     """Return the profile that the configuration names; raise `ConfigError` when it cannot be read."""
     from distreal_edge.dropout import Profile  # noqa: PLC0415
 
     if resources.profile is None:
         return None
-    try:
-        return Profile.load(Path(resources.profile).expanduser())
-    except TableError as error:
-        raise ConfigError(f"resources.profile: {error}") from None
+    with named_by(config, "resources", "profile"):
+        try:
+            return Profile.load(Path(resources.profile).expanduser())
+        except TableError as error:
+            raise ConfigError(str(error)) from None
 
 
 def check_engine() -> None:

@@ -37,12 +37,15 @@ _TURN_S = 0.2
 
 
 @contextmanager
-def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
+def stopping_on_signals(
+    *, forced: bool = False, asked_first: Callable[[], object] = lambda: None
+) -> Iterator[threading.Event]:
     """Give an event that SIGTERM, SIGINT and SIGHUP set, so that the program can end cleanly.
 
     `forced`: the process is gone two seconds after the signal, whatever it is doing then; native code cannot be
-    interrupted, nor a broker be hurried that does not answer. What is durable must be so at any instant. A second
-    signal ends it at once. After Ctrl-C the clean end is a `KeyboardInterrupt`, so that a shell script stops as well.
+    interrupted, nor a broker be hurried that does not answer. What is durable must be so at any instant. `asked_first`
+    is called in a thread of its own before anything else is done. A second signal ends it at once. After Ctrl-C the
+    clean end is a `KeyboardInterrupt`, so that a shell script stops as well.
     """
     stop = threading.Event()
     interrupted = False
@@ -60,6 +63,9 @@ def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
         code = asked.get()
         if code is None:
             return
+        if forced:
+            # Not waited for: a disk may be slow.
+            threading.Thread(target=asked_first, name="asked", daemon=True).start()
         stop.set()
         if forced:
             notify("STOPPING=1", "STATUS=stopping")
@@ -73,7 +79,9 @@ def stopping_on_signals(*, forced: bool = False) -> Iterator[threading.Event]:
     threading.Thread(target=end, name="end", daemon=True).start()
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            before[number] = signal.signal(number, ask)
+            # A SIGHUP that was ignored from the start (nohup) stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
         yield stop
     finally:
         restore()

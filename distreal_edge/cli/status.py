@@ -49,8 +49,8 @@ def status(config: Path | None, folder: Path | None, *, as_json: bool) -> None:
         click.get_current_context().exit(DistrealError.exit_code)
     if silent:
         raise DistrealError(
-            f"{' and '.join(silent)}: nothing is running there; "
-            "`journalctl -u 'distreal-edge-*'` says how a service ended"
+            f"{' and '.join(silent)}: nothing is running there; `journalctl -u 'distreal-edge-*'` says how a service "
+            "ended, or that a broker refuses it"
         )
 
 
@@ -135,7 +135,8 @@ def _rounds(told: DeviceStatus) -> str:
         return "none was announced yet"
     if told.state == "training":
         return f"trains number {told.round}, {told.mini_batches} mini-batches so far"
-    return f"number {told.round} was announced last; {told.mini_batches} mini-batches in the last one that it trained"
+    trained = f"; {told.mini_batches} mini-batches in the last one that it trained" if told.mini_batches else ""
+    return f"number {told.round} was announced last{trained}"
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:

@@ -13,7 +13,7 @@ from distreal_edge.config.federation import (
     Training,
 )
 from distreal_edge.config.fields import Broker, Shard
-from distreal_edge.config.load import find_role, load_config
+from distreal_edge.config.load import find_role, load_config, named_by
 from distreal_edge.config.table import build_table
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "build_table",
     "find_role",
     "load_config",
+    "named_by",
 ]

@@ -147,7 +147,8 @@ def _hint(
         return f"it belongs {' or '.join(_below(section) for section in elsewhere)}"
     for name, other in others.items():
         if other is not kind and any(key in keys for section, keys, _ in _sections(other) if section == _shown(where)):
-            return f"that is a key of {name}"
+            own = next(own for own, each in others.items() if each is kind)
+            return f"that is a key of {name}, and this file is read as {own}"
     return f"known here: {', '.join(known)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -12,12 +13,14 @@ from distreal_edge.config.device import DeviceConfig
 from distreal_edge.config.explain import explain, explain_toml
 from distreal_edge.config.federation import FederationConfig
 from distreal_edge.config.fields import Broker
-from distreal_edge.errors import ConfigError
+from distreal_edge.errors import ConfigError, DistrealError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distreal_edge.config.explain import Place
 
-__all__ = ["find_role", "load_config"]
+__all__ = ["find_role", "load_config", "named_by"]
 
 LARGEST_FILE_BYTES: Final = 256 * 1024
 
@@ -56,6 +59,16 @@ def find_role(path: str | Path) -> type[DeviceConfig | FederationConfig]:
     return DeviceConfig if of_device > of_federation else FederationConfig
 
 
+@contextmanager
+def named_by(path: str | Path, *keys: str) -> Iterator[None]:
+    """Have an error of ours begin with where the configuration names what is used here: file, line and key."""
+    try:
+        yield
+    except DistrealError as error:
+        message = f"{path}:{_line(_read(path), keys)}: {'.'.join(keys)}: {error}"
+        raise type(error)(message) from None
+
+
 def _read(path: str | Path) -> str:
     try:
         with Path(path).open("rb") as file:
@@ -92,16 +105,28 @@ def _line(text: str, where: Place) -> int:
     """
     lines = [f"{line}\n" for line in text.split("\n")]  # not splitlines(): only this ends a line in TOML
     for depth in range(len(where), 0, -1):
-        sound = 0
-        for end in range(1, len(lines) + 1):
+        if _holds(tomllib.loads(text), where[:depth]):
+            return _sound_without(lines, where[:depth]) + 1
+    return 1
+
+
+def _sound_without(lines: list[str], where: Place) -> int:
+    """Return how many lines at the beginning are sound TOML without the value that the whole has, at most."""
+    # By halves: a file may have thousands of lines.
+    most, before = 0, len(lines)
+    while before - most > 1:
+        middle = (most + before) // 2
+        for end in range(middle, before):
             try:
                 part = tomllib.loads("".join(lines[:end]))
             except ValueError:  # inside a value of several lines
                 continue
-            if _holds(part, where[:depth]):
-                return sound + 1
-            sound = end
-    return 1
+            if not _holds(part, where):
+                most = end
+            break
+        if most < middle:
+            before = middle
+    return most
 
 
 def _holds(document: Any, where: Place) -> bool:

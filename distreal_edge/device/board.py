@@ -124,7 +124,7 @@ class RealBoard:
     @contextmanager
     def call_at(self, time_s: float, action: Callable[[], object]) -> Iterator[None]:
         """Call `action` at that time, in a thread that ends with the context."""
-        timer = threading.Timer(max(0.0, time_s - time.time()), action)
+        timer = threading.Timer(min(max(0.0, time_s - time.time()), threading.TIMEOUT_MAX), action)
         timer.daemon = True
         timer.start()
         try:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import queue
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -113,6 +114,12 @@ class DeviceDaemon:
         self._announced_state = ""
         self._paused: str | None = None
         self._last_answer: UpdateAnswer | None = None
+        self._say_end: Callable[[], object] = lambda: None
+
+    def note_end(self) -> None:
+        """Note that an end was asked for: what cuts it off then is no crash. May be called from any thread."""
+        with suppress(StateError):  # `run` meets it as well
+            self._say_end()
 
     def run(self, stop: threading.Event) -> None:
         """Take part until `stop` is set; may be called again afterwards.
@@ -127,6 +134,7 @@ class DeviceDaemon:
             crashes_counted(self._state / "crashes.json") as self._safe_mode,
             StepLog(self._state / "steps.csv" if self._log_steps else None) as step_log,
         ):
+            self._say_end = self._safe_mode.end
             self._blobs = Blobs(self._state / "blobs")
             self._spool = Spool(self._state / "spool")
             self._residuals = Residuals(self._state / "residuals", waiting=self._spool.waiting())
@@ -224,7 +232,7 @@ class DeviceDaemon:
                     self._heed(manifest, now, live=not message.retained)
                     self._manifest = manifest
                     self._session.clients = manifest.devices or len(manifest.selected) or self._session.clients
-                    if news:  # the broker repeats it after every reconnect
+                    if news and not message.retained:  # what the broker kept may be as old as it likes
                         self._warn_when_late(manifest, now)
                 case BlobTopic(digest):
                     if self._blobs.add(digest, message.payload, message.topic):
@@ -235,9 +243,10 @@ class DeviceDaemon:
                     self._last_answer = update_answer(ack, now)
                     if ack.kind != "resend":
                         self._residuals.settle(ack.uid, counted=ack.kind == "durable")
-                    if ack.kind == "refused":
+                    actions = self._rounds.acknowledged(ack, now)
+                    if ack.kind == "refused" and actions:  # else it was said before
                         _log.warning("update %s was refused: %s", ack.uid, ack.reason)
-                    self._act(self._rounds.acknowledged(ack, now))
+                    self._act(actions)
                 case DeviceTopic(kind="state") if not message.retained:
                     if decode(DeviceState, message.payload, where=message.topic).state == "offline":
                         # The will of a connection that is over came late, and hides that we are here.

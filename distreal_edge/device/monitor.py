@@ -150,5 +150,7 @@ class Monitor:
 
 
 def _minute_of_day() -> int:
+    # Its owner may give the machine another time zone (timedatectl) while we run; C's library looks once otherwise.
+    time.tzset()
     now = time.localtime()
     return now.tm_hour * 60 + now.tm_min

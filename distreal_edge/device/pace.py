@@ -80,10 +80,10 @@ class Speed:
     def fastest(self, row: int, images: int, cores: float) -> tuple[int, float]:
         """Return the number of threads with which a mini-batch ends first, and after how many seconds.
 
-        More threads than the cores carry are not tried.
+        More threads than the cores carry are not tried, nor more than were profiled: they are not known to help.
         """
         most = self.most_threads(cores)
-        tried = (most,) if self._profile is None else range(1, most + 1)
+        tried = (most,) if self._profile is None else range(1, min(most, self._profile.threads[-1]) + 1)
         seconds, threads = min((self.predict(row, images, cores, threads), threads) for threads in tried)
         return threads, seconds
 

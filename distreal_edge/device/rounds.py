@@ -240,6 +240,10 @@ class DeviceRounds:
     def tick(self, now: float) -> list[Action]:
         """Let time pass; call it several times a second."""
         actions: list[Action] = []
+        # A clock that is set back must not make us wait until it has caught up.
+        self._quiet_since = min(self._quiet_since, now)
+        if self._sent_at is not None:
+            self._sent_at = min(self._sent_at, now)
         if self._fetching and self._manifest is not None:
             if now >= self._manifest.train_until_s:
                 self._fetching = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from distreal_edge.durable import quarantine, remove_durably, write_durably
-from distreal_edge.errors import DistrealError
+from distreal_edge.errors import DistrealError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +53,9 @@ class SafeMode:
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin a run; raise `StateError` when that cannot be written down."""
+        """Begin a run."""
         self._path = path
+        self._lock = threading.Lock()
         self._history = begun(_read(path), time.time())
         self._write()
         self._crashes = len(self._history.crashes_s)
@@ -71,27 +73,40 @@ class SafeMode:
         )
 
     def over(self) -> bool:
-        """Return whether safe mode has ended just now, and forget the crashes then; raise `StateError`."""
-        if not self.on or (time.monotonic() < self._until_s and self._path.exists()):
-            return False
-        self.on = False
-        self._history = History(running=True)
-        self._write()
-        return True
+        """Return whether safe mode has ended just now, and forget the crashes then."""
+        with self._lock:
+            if self._ended or not self.on or (time.monotonic() < self._until_s and self._path.exists()):
+                return False
+            self.on = False
+            self._history = History(running=True)
+            self._write()
+            return True
 
     def end(self) -> None:
-        """Note that this run ends in an orderly way; raise `StateError`."""
-        if self._ended:
-            return
-        self._ended = True
-        if self._history.crashes_s:
-            self._history = History(crashes_s=self._history.crashes_s)
-            self._write()
-        else:
-            remove_durably(self._path)
+        """Note that this run ends in an orderly way. May be called from any thread."""
+        with self._lock:
+            if self._ended:
+                return
+            if self._history.crashes_s and self._path.exists():  # else the owner wants them forgotten
+                self._history = History(crashes_s=self._history.crashes_s)
+                self._write()
+            else:
+                with _told():
+                    remove_durably(self._path)
+            self._ended = True
 
     def _write(self) -> None:
-        write_durably(self._path, msgspec.json.encode(self._history))
+        with _told():
+            write_durably(self._path, msgspec.json.encode(self._history))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    # A full disk must not keep a device from sending what it has: that is what makes room.
+    try:
+        yield
+    except StateError as error:
+        _log.warning("crashes cannot be counted: %s", error)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["StepLog"]
 
 _log = logging.getLogger(__name__)
+_LONGEST_LINE_BYTES = 4096
 
 
 class StepLog:
     """A context manager around the file; without a path nothing is written.
 
-    Lines come from the trainer's thread, which may outlive the file by a mini-batch. A disk that fills up ends the
-    file and not the training.
+    Half a line that a kill or a full disk has left is cut off before anything is appended. Lines come from the
+    trainer's thread, which may outlive the file by a mini-batch. A disk that fills up ends the file and not the
+    training.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -36,7 +39,7 @@ class StepLog:
     def __enter__(self) -> Self:
         if self._path is not None:
             try:
-                new = not self._path.exists()
+                new = _without_lines(self._path)
                 self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
                 self._writer = csv.writer(self._file)
                 if new:
@@ -64,3 +67,19 @@ class StepLog:
                 with suppress(OSError):
                     self._file.close()
                 _log.warning("%s: no more mini-batches are written down: %s", self._path, error.strerror)
+
+
+def _without_lines(path: Path) -> bool:
+    """Cut off half a line at the end of a file, and return whether there is no line in it, or no file."""
+    if not path.exists():
+        return True
+    if not path.is_file():  # a pipe, for somebody who looks on
+        return False
+    with path.open("rb+") as file:
+        tail_from = max(0, file.seek(0, os.SEEK_END) - _LONGEST_LINE_BYTES)
+        file.seek(tail_from)
+        tail = file.read()
+        whole = tail.rfind(b"\n") + 1
+        if whole < len(tail):
+            file.truncate(tail_from + whole)
+        return tail_from + whole == 0

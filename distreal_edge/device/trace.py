@@ -64,6 +64,8 @@ class Trace:
         memory_bytes: list[float | None] = []
         temperature_c: list[float | None] = []
         line = 1
+        if Path(path).is_char_device():  # may have no end
+            raise ConfigError(f"{path}: is a device, not a file")
         try:
             with Path(path).open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
@@ -130,8 +132,10 @@ def _check_room(lines: int) -> None:
 
 
 def _number(text: str | None) -> float:
+    if text is None:
+        raise ConfigError("seconds and cores must be numbers, and here something is missing")
     try:
-        return float(text or "")
+        return float(text)
     except ValueError:
         raise ConfigError(f"seconds and cores must be numbers, got {text!r}") from None
 

@@ -25,9 +25,11 @@ def run_child(module: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
     # -P: whatever lies in the folder that somebody is in must not be imported.
     command = [sys.executable, "-P", "-m", module, *arguments]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        ran = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
         raise ChildFailure(f"not done after {timeout_s:.0f} s", timed_out=True) from None
+    except OSError as error:  # too little memory, or a Python that this user may not start
+        raise ChildFailure(f"{sys.executable} cannot be started: {error.strerror}") from None
     if ran.returncode < 0:
         raise ChildFailure(f"killed by {signal.Signals(-ran.returncode).name}")
     try:

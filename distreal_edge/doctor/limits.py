@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from distreal_edge.doctor.finding import Finding
 from distreal_edge.machine import Roots, find_groups, read_cpuset, read_quotas, read_text
+from distreal_edge.machine.files import read_whole, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +61,7 @@ def judge_limits(
     reading: LimitsReading, available: Availability, limits: OwnerLimits | None = None
 ) -> tuple[Finding, ...]:
     """Say what there is for training, by its limits and right now (`available`), and whether that can be enough."""
-    findings = [_processors(reading, available, limits), _memory(reading, available)]
+    findings = [_processors(reading, available, limits), _memory(reading, available, limits)]
     if limits is not None and limits.highest_temperature_c is not None and available.temperature_c is None:
         findings.append(
             Finding(
@@ -94,14 +96,16 @@ def _processors(reading: LimitsReading, available: Availability, limits: OwnerLi
     )
 
 
-def _memory(reading: LimitsReading, available: Availability) -> Finding:
+def _memory(reading: LimitsReading, available: Availability, limits: OwnerLimits | None) -> Finding:
     limit = (
         "" if reading.memory_limit_bytes is None else f", under a limit of {reading.memory_limit_bytes / 1e6:.0f} MB"
     )
+    if limits is not None and limits.most_memory_bytes is not None:
+        limit += f", most_memory {limits.most_memory_bytes / 1e6:.0f} MB"
     if available.memory_bytes is None:
         return Finding("memory", f"Linux does not say how much can be had{limit}")
     found = f"{available.memory_bytes / 1e6:.0f} MB can be had now{limit}"
-    least = min(available.memory_bytes, float(reading.memory_limit_bytes or "inf"))
+    least = min(available.memory_bytes, math.inf if reading.memory_limit_bytes is None else reading.memory_limit_bytes)
     if least >= _LEAST_BYTES:
         return Finding("memory", found)
     return Finding(
@@ -114,10 +118,10 @@ def _memory(reading: LimitsReading, available: Availability) -> Finding:
 
 def _memory_limit(roots: Roots, groups: Iterable[MemoryGroup]) -> int | None:
     limits = [
-        int(text)
+        limit
         for group in groups
         for name in _MEMORY_LIMITS[group.version]
-        if (text := read_text(group.folder / name) or "").isdecimal()
+        if (limit := read_whole(group.folder / name)) is not None and limit >= 0
     ]
     # Version 1 says a huge number, and some engines say all of the machine's memory, when they mean no limit.
     total = _total_bytes(roots)
@@ -126,7 +130,8 @@ def _memory_limit(roots: Roots, groups: Iterable[MemoryGroup]) -> int | None:
 
 def _total_bytes(roots: Roots) -> int | None:
     for line in (read_text(roots.proc / "meminfo") or "").splitlines():
-        fields = line.split()
-        if len(fields) > 1 and fields[0] == "MemTotal:" and fields[1].isdecimal():
-            return int(fields[1]) * 1024
+        name, _, amount = line.partition(":")
+        if name == "MemTotal":
+            kibibytes = whole(amount.removesuffix("kB"))
+            return None if kibibytes is None else kibibytes * 1024
     return None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["CpuGroup", "Groups", "MemoryGroup", "find_groups", "read_membership"]
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_LONGEST_PATH = 4096
+"""Linux has none beyond it."""
 _UNIFIED = ""
 """How version 2's hierarchy is called here, and in /proc/self/cgroup: it has no list of controllers."""
 
@@ -94,7 +96,7 @@ def _paths(membership: str) -> Iterator[tuple[str, str]]:
     for line in membership.splitlines():
         _, separator, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
-        if separator and colon and path.startswith("/"):
+        if separator and colon and path.startswith("/") and len(path) <= _LONGEST_PATH:
             for controller in controllers.split(","):
                 yield controller, path
 

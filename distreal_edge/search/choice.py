@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from distreal_edge.network import Network
-    from distreal_edge.search.study import Confirmation, Evaluation
+    from distreal_edge.search.records import Confirmation, Evaluation
 
 __all__ = [
     "LEAST_ROWS",
@@ -30,7 +30,7 @@ __all__ = [
 
 LEAST_ROWS: Final = 16
 """A table of fewer is told to be short: boards have more budgets than that."""
-_FEATURES: Final = 4
+_FEATURES: Final = 5
 _WIDTH_COUNTS: Final = 0.02
 """Nats that twice the cost is worth at the same training loss: what confirmations of ResNet-20 on CIFAR-10 showed."""
 
@@ -108,9 +108,9 @@ def estimated_scores(confirmed: Mapping[Counts, Confirmed], costs: Mapping[Count
     """Return each vector's score: its mean fall of the full network's loss, with the noise taken out as far as it goes.
 
     The fall is noisy; the loss of the vector's own mini-batches hardly is, and goes with it. So the fall is predicted
-    from that loss and from the cost, by least squares over all vectors, and each measured fall is drawn towards its
-    prediction: all the way when noise explains the distance, not at all when the distances are far beyond noise
-    (empirical Bayes). `costs` are shares of the full network's.
+    from that loss, the cost, and how many filters are trained, by least squares over all vectors, and each measured
+    fall is drawn towards its prediction: all the way when noise explains the distance, not at all when the distances
+    are far beyond noise (empirical Bayes). `costs` are shares of the full network's.
     """
     order = list(confirmed)
     falls = np.array([confirmed[counts].falls for counts in order])  # vector, snapshot and seed
@@ -119,7 +119,8 @@ def estimated_scores(confirmed: Mapping[Counts, Confirmed], costs: Mapping[Count
         return dict(zip(order, measured.tolist(), strict=True))
     own = np.array([np.mean(confirmed[counts].own_losses) for counts in order])
     width = np.array([log2(costs[counts]) for counts in order])
-    features = np.stack([np.ones(len(order)), own, width, own * width], axis=1)
+    filters = np.log2([sum(counts) for counts in order])
+    features = np.stack([np.ones(len(order)), own, width, width**2, filters], axis=1)
     weights, *_ = np.linalg.lstsq(features, measured, rcond=None)
     predicted = features @ weights
     # What a snapshot and seed does to all vectors alike is no noise between them.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.dropout import Table
     from distreal_edge.network import Network
-    from distreal_edge.search.study import Confirmation, Evaluation
+    from distreal_edge.search.records import Confirmation, Evaluation
 
 __all__ = ["EVIDENCE_SCHEMA_VERSION", "ConfirmedVector", "Evidence", "ScreenedVector", "gather_evidence"]
 

@@ -12,17 +12,18 @@ from distreal_edge.errors import StateError
 from distreal_edge.search.choice import choose_candidates, seed_vectors
 from distreal_edge.search.families import MEMBERS, family_members
 from distreal_edge.search.front import hypervolume
+from distreal_edge.search.records import Task
 from distreal_edge.search.speed import take_snapshots
-from distreal_edge.search.study import Task
 from distreal_edge.search.worker import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from distreal_edge.network import Network
+    from distreal_edge.search.records import Evaluation
     from distreal_edge.search.settings import SearchSettings
     from distreal_edge.search.speed import HeldIn
-    from distreal_edge.search.study import Evaluation, SearchStudy
+    from distreal_edge.search.study import SearchStudy
     from distreal_edge.search.worker import Job
 
 __all__ = ["Progress", "rival_counts", "run_search", "screening_hypervolume", "uniform_counts"]

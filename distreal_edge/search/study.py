@@ -12,7 +12,6 @@ import hashlib
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from math import log2
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -30,6 +29,18 @@ except ImportError:  # an extra; the command line names it
 
 from distreal_edge.search.breeding import make_sampler
 from distreal_edge.search.processes import is_alive, this_machine, this_process
+from distreal_edge.search.records import (
+    COUNTS,
+    PROPOSED,
+    WORKER,
+    Confirmation,
+    Evaluation,
+    Task,
+    counts_of,
+    evaluation_of,
+    task_of,
+    worker_name,
+)
 from distreal_edge.search.storage import STORAGE_FAILURES, open_storage, opening_errors, reason_of, without_password
 
 if TYPE_CHECKING:
@@ -40,7 +51,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.search.settings import SearchSettings
 
-__all__ = ["Confirmation", "Evaluation", "SearchStudy", "Task"]
+__all__ = ["SearchStudy"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -49,51 +60,6 @@ _CHUNK: Final = 48_000
 _NAMELESS_S: Final = 10.0
 """Who takes a trial writes its name on it at once: after so long without one it was killed in between."""
 _POLL_S: Final = 1.0
-_COUNTS: Final = "counts"
-_PROPOSED: Final = "proposed"
-_WORKER: Final = "worker"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A vector that was screened: what each group keeps, what that costs, and the full network's losses.
-
-    `losses` has one number for each snapshot and seed, snapshots outermost; `origin` says who proposed the vector.
-    """
-
-    number: int
-    counts: tuple[int, ...]
-    cost: float
-    peak_bytes: int
-    losses: tuple[float, ...]
-    origin: str
-    seconds: float
-    worker: str
-
-    @property
-    def loss(self) -> float:
-        """The mean over snapshots and seeds."""
-        return sum(self.losses) / len(self.losses)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One training of a confirmation; no counts stand for training nothing."""
-
-    counts: tuple[int, ...]
-    snapshot: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """What came of one task: the full network's loss after it, and the mean training loss of its mini-batches."""
-
-    task: Task
-    loss: float
-    own_loss: float
-    seconds: float
-    worker: str
 
 
 class SearchStudy:
@@ -239,10 +205,9 @@ class SearchStudy:
     def spent_s(self) -> float:
         """Return the seconds that this machine has spent on this search: those of runs at the same time count once."""
         prefix = f"spent/{this_machine()}/"
+        spans = [span for key, span in self._confirming.user_attrs.items() if key.startswith(prefix)]
         spent, reached_s = 0.0, float("-inf")
-        for began_s, ended_s in sorted(
-            span for key, span in self._confirming.user_attrs.items() if key.startswith(prefix)
-        ):
+        for began_s, ended_s in sorted(spans):
             spent += max(0.0, ended_s - max(began_s, reached_s))
             reached_s = max(reached_s, ended_s)
         return spent
@@ -253,7 +218,7 @@ class SearchStudy:
         """Queue vectors, each with its origin, unless they are known; and those that dead processes left behind."""
         self.release_dead()
         known = {
-            _counts_of(trial)
+            counts_of(trial)
             for trial in self._screening.get_trials(deepcopy=False)
             if trial.state in {TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING}
         }
@@ -263,7 +228,7 @@ class SearchStudy:
             known.add(counts)
             pairs = enumerate(zip(counts, self._sizes, strict=True))
             rates = {_gene(group): _rate(keep, size) for group, (keep, size) in pairs}
-            self._screening.enqueue_trial(rates, user_attrs={"origin": origin, _PROPOSED: list(counts)})
+            self._screening.enqueue_trial(rates, user_attrs={"origin": origin, PROPOSED: list(counts)})
 
     def release_dead(self) -> None:
         """Put back into the queue what dead processes were screening."""
@@ -274,7 +239,7 @@ class SearchStudy:
         while True:
             trial = self._screening.ask()
             with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
-                trial.set_user_attr(_WORKER, this_process())
+                trial.set_user_attr(WORKER, this_process())
                 # What is queued would stay outside of NSGA-II's generations, and never be a parent, unless it is asked
                 # for the rates that it does not need.
                 _ = trial.relative_params
@@ -282,7 +247,7 @@ class SearchStudy:
                 rates = [trial.suggest_float(_gene(group), 0.0, _rate(1, size)) for group, size in pairs]
                 kept = zip(rates, self._sizes, strict=True)
                 counts = tuple(max(1, round((1.0 - rate) * size)) for rate, size in kept)
-                trial.set_user_attr(_PROPOSED, list(counts))
+                trial.set_user_attr(PROPOSED, list(counts))
                 return trial, counts
 
     def is_taken(self, trial: Trial, counts: tuple[int, ...]) -> bool:
@@ -290,13 +255,13 @@ class SearchStudy:
 
         All trials say what they propose before they ask, so that of two at once one goes on.
         """
-        return _another_has(self._screening, trial, lambda other: _counts_of(other) == counts)
+        return _another_has(self._screening, trial, lambda other: counts_of(other) == counts)
 
     def tell(self, trial: Trial, evaluation: Evaluation) -> None:
         """Store an evaluation; from here on it is never lost."""
         values = [log2(evaluation.cost), evaluation.loss, float(evaluation.peak_bytes)]
         with suppress(UpdateFinishedTrialError):  # taken for dead, and queued again
-            trial.set_user_attr(_COUNTS, list(evaluation.counts))
+            trial.set_user_attr(COUNTS, list(evaluation.counts))
             trial.set_user_attr("cost", evaluation.cost)
             trial.set_user_attr("peak_bytes", evaluation.peak_bytes)
             trial.set_user_attr("losses", list(evaluation.losses))
@@ -310,7 +275,7 @@ class SearchStudy:
 
     def evaluations(self) -> list[Evaluation]:
         """Return every screened vector, in the order of their numbers."""
-        return [_evaluation(trial) for trial in self._finished(self._screening)]
+        return [evaluation_of(trial) for trial in self._finished(self._screening)]
 
     # Confirmation
 
@@ -318,7 +283,7 @@ class SearchStudy:
         """Queue the tasks that are neither done nor queued."""
         self._release_dead(self._confirming)
         known = {
-            _task(trial)
+            task_of(trial)
             for trial in self._confirming.get_trials(deepcopy=False)
             if "task" in trial.user_attrs and trial.state is not TrialState.FAIL
         }
@@ -332,10 +297,10 @@ class SearchStudy:
         while self.waiting_tasks():
             trial = self._confirming.ask()
             with suppress(UpdateFinishedTrialError):  # this process was away for so long that it was taken for dead
-                trial.set_user_attr(_WORKER, this_process())
+                trial.set_user_attr(WORKER, this_process())
                 # Another process may have taken the last one, or two may have queued the same at once.
                 if "task" in trial.user_attrs and not self._is_done_elsewhere(trial):
-                    return trial, _task(trial)
+                    return trial, task_of(trial)
                 self._confirming.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -354,10 +319,10 @@ class SearchStudy:
         """Return what came of all tasks, each task once."""
         found: dict[Task, Confirmation] = {}
         for trial in self._finished(self._confirming):
-            task = _task(trial)
+            task = task_of(trial)
             own = trial.user_attrs
             loss = float(trial.values[0])
-            found.setdefault(task, Confirmation(task, loss, own["own_loss"], own["seconds"], _worker_name(trial)))
+            found.setdefault(task, Confirmation(task, loss, own["own_loss"], own["seconds"], worker_name(trial)))
         return list(found.values())
 
     def waiting_tasks(self) -> int:
@@ -378,12 +343,12 @@ class SearchStudy:
                 study.tell(trial.number, state=TrialState.FAIL)
             except (ValueError, UpdateFinishedTrialError):  # it was not dead after all, or another process was quicker
                 continue
-            kept: dict[str, Any] = {key: own[key] for key in ("origin", _PROPOSED, "task") if key in own}
+            kept: dict[str, Any] = {key: own[key] for key in ("origin", PROPOSED, "task") if key in own}
             # Not all that it was queued with need have been read when its process was killed.
             study.enqueue_trial({**trial.params, **trial.system_attrs.get("fixed_params", {})}, user_attrs=kept)
 
     def _is_left(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get(_WORKER)
+        worker = trial.user_attrs.get(WORKER)
         if worker is not None:
             return not is_alive(worker)
         seen = self._nameless.setdefault((study.study_name, trial.number), time.monotonic())
@@ -394,7 +359,7 @@ def _another_has(study: optuna.Study, trial: Trial, same: Callable[[FrozenTrial]
     # Whether a trial with the same work has finished, or is at it and came earlier: of two at once one goes on.
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
     return any(
-        other.state is TrialState.COMPLETE or (other.number < trial.number and is_alive(other.user_attrs.get(_WORKER)))
+        other.state is TrialState.COMPLETE or (other.number < trial.number and is_alive(other.user_attrs.get(WORKER)))
         for other in others
         if other.number != trial.number and same(other)
     )
@@ -406,32 +371,3 @@ def _gene(group: int) -> str:
 
 def _rate(keep: int, size: int) -> float:
     return 1.0 - keep / size
-
-
-def _evaluation(trial: FrozenTrial) -> Evaluation:
-    own = trial.user_attrs
-    return Evaluation(
-        number=trial.number,
-        counts=tuple(own[_COUNTS]),
-        cost=own["cost"],
-        peak_bytes=own["peak_bytes"],
-        losses=tuple(own["losses"]),
-        origin=own.get("origin", "NSGA-II"),
-        seconds=own["seconds"],
-        worker=_worker_name(trial),
-    )
-
-
-def _task(trial: FrozenTrial | Trial) -> Task:
-    counts, snapshot, seed = trial.user_attrs["task"]
-    return Task(tuple(counts), snapshot, seed)
-
-
-def _counts_of(trial: FrozenTrial) -> tuple[int, ...] | None:
-    found = trial.user_attrs.get(_PROPOSED, trial.user_attrs.get(_COUNTS))
-    return None if found is None else tuple(found)
-
-
-def _worker_name(trial: FrozenTrial) -> str:
-    worker = trial.user_attrs.get(_WORKER, {})
-    return f"{worker.get('host', '?')}:{worker.get('pid', '?')}"

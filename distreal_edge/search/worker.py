@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, Self
 from distreal_edge.data import load_dataset
 from distreal_edge.network import Network
 from distreal_edge.search.cost import CostOf
+from distreal_edge.search.records import Evaluation, Task
 from distreal_edge.search.speed import hold_out, recovered_losses, training_loss
-from distreal_edge.search.study import Evaluation, SearchStudy, Task
+from distreal_edge.search.study import SearchStudy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

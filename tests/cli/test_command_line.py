@@ -193,7 +193,22 @@ def test_images_that_do_not_fit_the_network_are_one_line(cli: Run, write: Any, i
 def test_a_trace_that_is_missing_is_one_line(cli: Run, write: Any, images: Path) -> None:
     text = DEVICE.format(root=images) + '[resources]\ntrace = "nowhere.csv"\n'
     for arguments in (["run", "--config"], ["check-config"]):
-        failed(cli(*arguments, write(text)), 2, "nowhere.csv")
+        said = f"config.toml:{len(text.splitlines())}: resources.trace: nowhere.csv: cannot read the trace"
+        failed(cli(*arguments, write(text)), 2, said)
+
+
+def test_beside_a_trace_of_the_command_line_what_tells_of_this_machine_is_left_alone(
+    cli: Run, write: Any, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "trace.csv").write_text("seconds,cores\n0,1\n")
+    text = DEVICE.format(root=images) + '[resources]\nprofile = "nowhere.json"\n'
+    said = f"config.toml:{len(text.splitlines())}: resources.profile: nowhere.json: cannot read the profile"
+    failed(cli("run", "--config", write(text)), 2, said)
+    with held_folder(tmp_path / "state"):  # the last thing to be looked at
+        result = cli("run", "--config", write(text), "--trace", "trace.csv")
+    assert result.returncode == 8
+    assert "follows trace.csv; limits and profile of this machine do not count" in caplog.text
 
 
 def test_check_config_finds_whose_file_it_is(cli: Run, write: Any, images: Path) -> None:
@@ -211,10 +226,18 @@ def test_check_config_reads_the_files_that_are_named(cli: Run, write: Any, tmp_p
     uniform_table(network, rows=2).save(tmp_path / "table.json")
     files = FEDERATION.replace('zoo = "resnet8"', 'file = "net.safetensors"') + '[table]\nfile = "table.json"\n'
     assert cli("check-config", write(files)).returncode == 0
-    failed(cli("check-config", write(files.replace("net.saf", "no.saf"))), 3, "no.safetensors: cannot read the network")
-    failed(cli("check-config", write(files.replace("table.json", "no.json"))), 5, "no.json: cannot read the table")
+    failed(
+        cli("check-config", write(files.replace("net.saf", "no.saf"))),
+        3,
+        "network.file: no.safetensors: cannot read the network",
+    )
+    failed(
+        cli("check-config", write(files.replace("table.json", "no.json"))),
+        5,
+        "table.file: no.json: cannot read the table",
+    )
     other = files.replace('file = "net.safetensors"', 'zoo = "resnet20"')
-    failed(cli("check-config", write(other)), 5, "table.json: the table belongs to the network")
+    failed(cli("check-config", write(other)), 5, "table.file: table.json: the table belongs to the network")
     (tmp_path / "net.safetensors").write_bytes(b"damaged")
     failed(cli("check-config", write(files)), 3, "net.safetensors: ")
 
@@ -224,6 +247,8 @@ def test_check_config_looks_for_images_where_they_are_said_to_be(cli: Run, write
     failed(cli("check-config", write(text)), 4, f"data.root: there is neither a file nor a folder {tmp_path}/none.npz")
     text = FEDERATION + f'[evaluation]\nname = "npz"\nroot = "{tmp_path}/none.npz"\n'
     failed(cli("check-config", write(text)), 4, "evaluation.root: there is neither a file nor a folder")
+    text = DEVICE.format(root=tmp_path / ("a" * 300))
+    failed(cli("check-config", write(text)), 4, "cannot be looked for: File name too long")
 
 
 def test_check_config_holds_a_table_of_the_package_against_the_network(cli: Run, write: Any) -> None:
@@ -239,7 +264,9 @@ name = "{name}"
 """
     assert cli("check-config", write(sound)).returncode == 0
     other = sound.replace('"resnet20"', '"resnet8"')
-    failed(cli("check-config", write(other)), 5, f"distreal-edge: {name}: the table belongs to the network ")
+    failed(
+        cli("check-config", write(other)), 5, f"config.toml:7: table.name: {name}: the table belongs to the network "
+    )
     misspelt = sound.replace(name, f"{name}s")
     failed(cli("check-config", write(misspelt)), 2, "config.toml:7: table.name: no table of the package is called ")
 

@@ -110,7 +110,7 @@ def test_a_federation_is_looked_at_with_its_network_table_and_profile(cli: Run, 
     assert "profile" not in checks
 
     def found() -> dict[str, tuple[bool, str, str | None]]:
-        findings, _ = module._network(load_config(config, FederationConfig))
+        findings, _ = module._network(config, load_config(config, FederationConfig))
         return {each.check: (each.passed, each.found, each.remedy) for each in findings}
 
     measured = cli("profile", "net.safetensors", "--table", "table.json", "--threads", "1", "--batch", "2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import resource
 import signal
@@ -86,6 +87,19 @@ def test_whatever_ends_a_recording_leaves_a_trace(
     assert "Traceback" not in said
     assert len(Trace.load(tmp_path / "trace.csv").seconds) >= 1
     assert (tmp_path / "trace.csv").read_text().endswith("\n")
+
+
+def test_a_terminal_that_is_closed_ends_a_recording_in_order(tmp_path: Path) -> None:
+    terminal, end = pty.openpty()
+    code = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\nfrom distreal_edge.cli import main; main()"
+    arguments = ["record", "--out", str(tmp_path / "trace.csv")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=end, stdout=end, stderr=end, start_new_session=True, cwd=SOURCES
+    ) as child:
+        os.close(end)
+        wait_for_lines(tmp_path / "trace.csv", 2)
+        os.close(terminal)
+        assert child.wait(WAIT_S) == 0
 
 
 def test_a_file_that_is_there_is_never_touched(start: Start, tmp_path: Path) -> None:

@@ -231,8 +231,9 @@ def test_a_forced_end_waits_two_seconds_for_nobody(number: signal.Signals, code:
     program = (
         "import threading, time\nfrom distreal_edge.cli.service import stopping_on_signals\n"
         "threading.Thread(target=time.sleep, args=(60,)).start()\n"
-        "with stopping_on_signals(forced=True) as stop:\n    print('up', flush=True)\n    stop.wait()\n"
-        "    print('asked', flush=True)\n    time.sleep(60)\n"
+        "noted = threading.Event()\ndef note():\n    noted.set()\n    time.sleep(60)\n"
+        "with stopping_on_signals(forced=True, asked_first=note) as stop:\n    print('up', flush=True)\n"
+        "    stop.wait() and noted.wait()\n    print('asked', flush=True)\n    time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=SOURCES) as child:
         assert child.stdout is not None
@@ -242,6 +243,19 @@ def test_a_forced_end_waits_two_seconds_for_nobody(number: signal.Signals, code:
         assert child.stdout.readline() == "asked\n"
         assert child.wait(WAIT_S) == code
         assert time.monotonic() - began_s < 2.0
+
+
+def test_what_nohup_started_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(WAIT_S)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_first_signal_asks_and_a_second_one_insists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,7 +168,29 @@ def test_a_program_that_hangs_is_not_waited_for_for_ever(state: Path, monkeypatc
                 ask(state)
 
 
-@pytest.mark.parametrize("data", [b"[", b"{}", b'{"version": 1}', b"\xff"])
+@pytest.mark.timeout(30)
+def test_a_program_that_dribbles_is_not_listened_to_for_ever(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_S", 0.2)
+    monkeypatch.chdir(state)
+    with socket.socket(socket.AF_UNIX) as dribbling:
+        dribbling.bind("status.sock")
+        dribbling.listen(1)
+
+        def dribble() -> None:
+            asking, _ = dribbling.accept()
+            with asking, contextlib.suppress(BrokenPipeError):
+                while True:
+                    asking.send(b" ")
+                    time.sleep(0.01)
+
+        dribbler = threading.Thread(target=dribble)
+        dribbler.start()
+        with pytest.raises(StateError, match="does not answer"):
+            ask(state)
+        dribbler.join()
+
+
+@pytest.mark.parametrize("data", [b"[", b"{}", b'{"version": 1}', b"\xff", b'{"x":' + b"[" * 99999])
 def test_an_answer_that_is_not_understood_is_an_error_that_says_so(
     state: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
@@ -242,6 +266,12 @@ def test_a_device_that_does_not_train_says_why(cli: Run, state: Path) -> None:
     ]
 
 
+def test_a_device_that_has_not_trained_yet_counts_no_mini_batches(cli: Run, state: Path) -> None:
+    with StatusSocket(state) as answering:
+        answering.tell(msgspec.structs.replace(DEVICE, state="idle", mini_batches=0))
+        assert "  rounds     number 12 was announced last\n" in cli("status", "--state", str(state)).stdout
+
+
 def test_an_aggregator_says_whom_it_waits_for(cli: Run, state: Path) -> None:
     with StatusSocket(state) as answering:
         answering.tell(msgspec.structs.replace(AGGREGATOR, deadline_s=time.time() + 30.5))
@@ -281,6 +311,13 @@ def test_where_nothing_runs_is_one_line_and_exit_code_1(cli: Run, state: Path) -
     assert (shown.returncode, shown.stdout) == (1, "")
     (line,) = shown.stderr.splitlines()
     assert line.startswith(f"distreal-edge: {state}: nothing is running there; ")
+
+
+def test_at_a_file_nothing_is_running(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shown = cli("status", "--state", str(tmp_path / "file"))
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "file: nothing is running there; " in shown.stderr
 
 
 def test_a_configuration_names_the_folder(cli: Run, state: Path, tmp_path: Path) -> None:

@@ -185,6 +185,13 @@ def test_a_key_that_looks_like_another_inside_a_text_does_not_mislead(complaint:
     assert complaint(text, DeviceConfig) == "config.toml:10: broker.port: expected a whole number of at least 1, got -1"
 
 
+@pytest.mark.timeout(30)
+def test_a_mistake_is_found_in_thousands_of_lines(complaint: Callable[..., str]) -> None:
+    remarks = "# text\n" * 8000
+    text = DEVICE + remarks + "[broker]\nhots = 1\n" + remarks
+    assert complaint(text, DeviceConfig).startswith(f"config.toml:{DEVICE.count(chr(10)) + 8002}: unknown key ")
+
+
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
@@ -221,7 +228,10 @@ def test_the_mark_that_some_editors_put_first_does_not_matter(load: Callable[...
     [
         ("name = 'mnist'\n", "unknown key name; it belongs below [data]"),
         ("[shard]\nkind = 'iid'\n", "unknown key shard; it belongs below [data]"),
-        ("[network]\nzoo = 'resnet8'\n", "unknown key network; that is a key of federation.toml"),
+        (
+            "[network]\nzoo = 'resnet8'\n",
+            "unknown key network; that is a key of federation.toml, and this file is read as device.toml",
+        ),
         (
             "[broker]\nfederation = 'x'\n",
             "unknown key broker.federation; it belongs at the top, before the first section",

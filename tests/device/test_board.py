@@ -109,3 +109,13 @@ def test_the_stop_event_ends_the_wait_of_an_emulated_board() -> None:
     began_s = time.monotonic()
     board.wait_until(board.now() + 60.0, never)
     assert time.monotonic() - began_s < 5.0
+
+
+def test_a_time_in_three_thousand_years_is_waited_for_without_complaint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _arguments: failed.set())
+    board = RealBoard(FourCores())  # type: ignore[arg-type]
+    with board.call_at(1e11, failed.set):
+        assert not failed.wait(0.2)

@@ -34,6 +34,7 @@ from distreal_edge.device import daemon as daemon_module
 from distreal_edge.errors import DataError, StateError
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search import uniform_table
+from distreal_edge.status import DeviceStatus, ask
 from distreal_edge.transport import (
     Ack,
     Assembler,
@@ -373,6 +374,16 @@ def test_a_refused_update_is_forgotten(
     aggregator.until(lambda: aggregator.states[-1] == "idle")
     assert device.spooled == []
     assert "late: round 1 is closed" in caplog.text
+    aggregator.answer(uid, "refused", "again")  # as every chunk of it is answered
+
+    def last_reason() -> str | None:
+        answer = ask(device.state)
+        assert answer is not None
+        assert isinstance(answer.status, DeviceStatus)
+        return None if answer.status.last_answer is None else answer.status.last_answer.reason
+
+    aggregator.until(lambda: last_reason() == "again")
+    assert "again" not in caplog.text
 
 
 def test_the_chunks_that_are_named_are_sent_again_and_the_update_offered_when_none_is(
@@ -464,6 +475,9 @@ def test_a_device_that_is_stopped_while_it_trains_ends_soon_and_leaves_nothing_h
     aggregator.send(wide.to_bytes())
     aggregator.send(wide_table)
     aggregator.until(lambda: aggregator.states[-1] == "training")
+    assert (device.state / "crashes.json").exists()
+    device.daemon.note_end()  # cut off from here on, it would not have crashed
+    assert not (device.state / "crashes.json").exists()
     began_s = time.monotonic()
     device.end()
     assert time.monotonic() - began_s < 2.0
@@ -790,20 +804,22 @@ def test_sigterm_while_native_code_computes_does_not_crash_the_process(
         assert process.wait(60.0) == 0
 
 
-def test_an_old_round_that_is_announced_again_is_not_complained_of_again(
+def test_a_round_that_opens_late_is_told_of_once_and_what_the_broker_kept_is_not(
     aggregator: ScriptedAggregator,
     start_device: Callable[..., Device],
     plan_round: Callable[..., Manifest],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    aggregator.announce(plan_round(1, train_until_s=1.0, deadline_s=2.0))
     start_device()
     aggregator.until(lambda: "idle" in aggregator.states)
-    old = plan_round(1, train_until_s=1.0, deadline_s=2.0)
-    aggregator.announce(old)
-    aggregator.announce(old)
-    aggregator.announce(plan_round(2, train_until_s=1.0, deadline_s=2.0))
-    aggregator.until(lambda: "round 2: its time for training ended" in caplog.text)
+    late = plan_round(2, train_until_s=1.0, deadline_s=2.0)
+    aggregator.announce(late)
+    aggregator.announce(late)
+    aggregator.announce(plan_round(3, train_until_s=1.0, deadline_s=2.0))
+    aggregator.until(lambda: "round 3: its time for training ended" in caplog.text)
     assert caplog.text.count("its time for training ended") == 2
+    assert "round 1: its time for training ended" not in caplog.text
 
 
 def test_devices_of_one_name_in_two_federations_and_of_long_names_have_ids_of_their_own() -> None:

@@ -84,8 +84,23 @@ def test_a_new_folder_is_synced_into_those_above_it(tmp_path: Path, monkeypatch:
 
 def test_a_folder_that_cannot_be_made_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="cannot be made"):
+    with pytest.raises(StateError, match="cannot be made: a file is in its place"):
         make_folder(tmp_path / "file" / "b")
+    with pytest.raises(StateError, match="cannot be made: a file is in its place"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(StateError, match="cannot be made: File name too long"):
+        make_folder(tmp_path / ("a" * 300) / "b")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_below_a_closed_one_is_a_state_error(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(StateError, match="cannot be made: Permission denied"):
+            make_folder(tmp_path / "closed" / "a")
+    finally:
+        os.seteuid(os.getuid())
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:

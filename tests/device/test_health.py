@@ -101,6 +101,17 @@ def test_mini_batches_are_written_down_a_line_each_and_a_second_run_goes_on(tmp_
     ]
 
 
+@pytest.mark.parametrize("left", [b"", b"time_s,rou", b"%b\n5.0,2,1,2", b"%b\n1\n5.0"])
+def test_what_a_kill_or_a_full_disk_left_of_a_line_does_not_spoil_the_next(tmp_path: Path, left: bytes) -> None:
+    header = b"time_s,round,mini_batch,cores,row,share,threads,predicted_s,seconds,loss,images"
+    file = tmp_path / "steps.csv"
+    file.write_bytes(left.replace(b"%b", header))
+    with StepLog(file) as log:
+        log.write(step())
+    earlier = [b"1"] if b"1\n" in left else []
+    assert file.read_bytes().splitlines() == [header, *earlier, b"5.0,2,7,2.0,3,0.5,2,0.4,0.5,1.5,32"]
+
+
 def test_nothing_is_written_without_a_file() -> None:
     with StepLog(None) as log:
         log.write(step())

@@ -288,6 +288,27 @@ def test_every_reason_to_pause_is_told_once_and_the_end_of_it(
     ]
 
 
+def test_quiet_hours_are_those_of_the_time_zone_that_the_machine_has_now(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = int(time.time() // 3600) % 24
+    monkeypatch.setenv("TZ", "UTC")
+    monitor = Monitor(
+        OwnerLimits(quiet_hours=(QuietHours(hour * 60, hour * 60 + 120),)),
+        roots=machine.roots,
+        affinity=machine.affinity,
+        clock=lambda: machine.time_s,
+    )
+    try:
+        assert monitor.sample().paused is not None
+        monkeypatch.setenv("TZ", "HERE+12")
+        machine.pass_time(1.0)
+        assert monitor.sample().paused is None
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_a_battery_that_may_be_used_is_told_all_the_same(machine: Machine) -> None:
     machine.write("/sys/class/power_supply/BAT0/type", "Battery\n")
     machine.write("/sys/class/power_supply/BAT0/status", "Discharging\n")

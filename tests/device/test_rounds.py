@@ -228,6 +228,16 @@ def test_patience_runs_from_the_end_of_sending_however_slow_the_line_is(
     assert rounds.tick(NOW + 500 + ACK_PATIENCE_S) == [OfferUpdate("u1")]
 
 
+def test_a_clock_that_is_set_back_does_not_make_patience_endless(make_manifest: Callable[..., Manifest]) -> None:
+    year_s = 365 * 86400.0
+    fetching, sending = connected(), connected(waiting=("a",))
+    fetching.announced(make_manifest(), NOW)
+    sending.sent("a", NOW)
+    for rounds, action in ((fetching, AskForChunks()), (sending, Send("a"))):
+        assert rounds.tick(NOW - year_s) == []
+        assert rounds.tick(NOW - year_s + ACK_PATIENCE_S) == [action]
+
+
 def test_an_answer_that_does_not_come_makes_room_for_the_others_in_turn() -> None:
     rounds = connected(waiting=("a", "b", "c"))
     now, sent = NOW, []

@@ -75,6 +75,19 @@ def test_errors_on_purpose_are_no_crashes_and_others_are(path: Path, error: type
     assert len(safe_mode._read(path).crashes_s) == counts
 
 
+def test_a_full_disk_keeps_no_device_from_starting_and_ending(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StateError("crashes.json: cannot be written: No space left on device")
+
+    monkeypatch.setattr(safe_mode, "write_durably", refuse)
+    monkeypatch.setattr(safe_mode, "remove_durably", refuse)
+    with crashes_counted(path) as mode:
+        assert not mode.on
+    assert [record.message.partition(": ")[0] for record in caplog.records] == ["crashes cannot be counted"] * 2
+
+
 def test_the_rest_ends_after_its_time_without_a_crash_and_the_crashes_are_forgotten(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +114,23 @@ def test_the_owner_ends_the_rest_by_removing_the_file(path: Path) -> None:
     assert path.exists()  # a crash from now on counts again
     crash(path, 1)
     assert not SafeMode(path).on
+
+
+def test_an_owner_who_removes_the_file_and_restarts_at_once_is_heard_as_well(path: Path) -> None:
+    crash(path, 3)
+    mode = SafeMode(path)
+    path.unlink()
+    mode.end()
+    assert not SafeMode(path).on
+
+
+def test_an_end_that_was_noted_stays_so(path: Path) -> None:
+    crash(path, 3)
+    mode = SafeMode(path)
+    mode.end()
+    path.unlink()
+    assert not mode.over()
+    assert not path.exists()
 
 
 def test_a_crash_in_safe_mode_begins_the_rest_anew(path: Path) -> None:

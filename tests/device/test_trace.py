@@ -37,7 +37,7 @@ def test_a_file_is_read_with_further_columns_blank_lines_and_a_byte_order_mark(t
         ("time,cores\n0,4\n", 1, "seconds,cores"),
         ("seconds,cores\n", 1, "at least one line"),
         ("seconds,cores\n0,4\n5,four\n", 3, "must be numbers, got 'four'"),
-        ("seconds,cores\n0,4\n5\n", 3, "must be numbers"),
+        ("seconds,cores\n0,4\n5\n", 3, "must be numbers, and here something is missing"),
         ("seconds,cores\n1,4\n", 2, "starts at 0"),
         ("seconds,cores\nnan,4\n", 2, "starts at 0"),
         ("seconds,cores\n0,4\n3,1\n\n3,2\n", 5, "must rise"),
@@ -72,6 +72,8 @@ def test_a_file_that_is_missing_or_no_text_is_refused_with_its_name(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"none.csv: cannot read the trace: No such file"):
         Trace.load(tmp_path / "none.csv")
     (tmp_path / "bytes").write_bytes(b"seconds,cores\n0,\xff\n")
+    with pytest.raises(ConfigError, match=r"/dev/zero: is a device, not a file"):
+        Trace.load("/dev/zero")
     with pytest.raises(ConfigError, match=r"bytes:1: the trace is damaged"):
         Trace.load(tmp_path / "bytes")
 

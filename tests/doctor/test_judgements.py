@@ -270,13 +270,13 @@ def test_limits_are_told_as_they_were_found() -> None:
     processors, memory = judge_limits(
         LimitsReading(4, 2, 1.5, 512_000_000, process_id=77),
         Availability(0.0, 4e8, paused="quiet hours 22:00-07:00"),
-        OwnerLimits(most_cores=1.25),
+        OwnerLimits(most_cores=1.25, most_memory_bytes=450e6),
     )
     assert processors.found == (
         "process 77 may use 2 of 4 CPUs, a quota of 1.5 cores, most_cores 1.25; 0.00 cores are free beside it now; "
         "nothing is trained now: quiet hours 22:00-07:00"
     )
-    assert memory.found == "400 MB can be had now, under a limit of 512 MB"
+    assert memory.found == "400 MB can be had now, under a limit of 512 MB, most_memory 450 MB"
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,19 @@ def test_a_child_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytes
     assert caught.value.timed_out
 
 
+def test_a_child_that_cannot_be_started_or_prints_no_text_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '\\377'\n")
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ChildFailure, match="python cannot be started: Permission denied"):
+        run_child("some.module", timeout_s=10.0)
+    python.chmod(0o755)
+    with pytest.raises(ChildFailure, match="exit code 0: without a word"):
+        run_child("some.module", timeout_s=10.0)
+
+
 def test_what_lies_in_somebodys_folder_is_not_run_by_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('run!')")
     monkeypatch.chdir(tmp_path)
@@ -398,6 +411,11 @@ def test_the_limits_of_a_group_are_read_as_they_stand(lay: Callable[[dict[str, s
     assert read_limits(lay(files)).memory_limit_bytes is None
     files["/sys/fs/cgroup/memory/a/memory.limit_in_bytes"] = "300000000\n"
     assert read_limits(lay(files)).memory_limit_bytes == 300_000_000
+    for nonsense in ("9" * 5000, "-5", "3e8", "\N{ARABIC-INDIC DIGIT THREE}"):
+        files["/sys/fs/cgroup/memory/a/memory.limit_in_bytes"] = files["/proc/meminfo"] = nonsense
+        assert read_limits(lay(files)).memory_limit_bytes is None
+        files["/proc/meminfo"] = f"MemTotal: {nonsense} kB\n"
+        assert read_limits(lay(files)).memory_limit_bytes is None
 
 
 def test_the_limits_of_another_process_are_its_own(lay: Callable[[dict[str, str]], Roots]) -> None:

@@ -17,7 +17,7 @@ from distreal_edge.search.choice import (
     table_of,
 )
 from distreal_edge.search.families import FAMILIES, macs_of
-from distreal_edge.search.study import Confirmation, Evaluation, Task
+from distreal_edge.search.records import Confirmation, Evaluation, Task
 
 if TYPE_CHECKING:
     from distreal_edge.network import Network
@@ -158,7 +158,8 @@ def test_scores_of_nothing_but_noise_are_the_prediction() -> None:
     order = list(confirmed)
     own = np.array([confirmed[counts].own_losses[0] for counts in order])
     width = np.log2([costs[counts] for counts in order])
-    features = np.stack([np.ones(40), own, width, own * width], axis=1)
+    filters = np.log2([sum(counts) for counts in order])
+    features = np.stack([np.ones(40), own, width, width**2, filters], axis=1)
     measured = np.array(list(means_of(confirmed).values()))
     predicted = features @ np.linalg.solve(features.T @ features, features.T @ measured)
     scores = estimated_scores(confirmed, costs)

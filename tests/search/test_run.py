@@ -10,8 +10,8 @@ import pytest
 import distreal_edge as de
 from distreal_edge.errors import StateError
 from distreal_edge.search import run
+from distreal_edge.search.records import Evaluation, Task
 from distreal_edge.search.run import rival_counts, screening_hypervolume, uniform_counts
-from distreal_edge.search.study import Evaluation, Task
 from distreal_edge.search.worker import Images, Job, Workers
 
 if TYPE_CHECKING:

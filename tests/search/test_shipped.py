@@ -47,10 +47,11 @@ def table_of(name: str) -> Table:
     return shipped_table(name)
 
 
-def test_networks_have_a_table_for_each_of_two_draws() -> None:
+def test_these_tables_are_shipped() -> None:
     assert shipped_tables() == (
         "demo-fashion-mnist-ordered",
         "demo-fashion-mnist-random",
+        "densenet40-cifar10-ordered",
         "resnet20-cifar10-ordered",
         "resnet20-cifar10-random",
     )

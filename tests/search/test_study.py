@@ -20,9 +20,10 @@ from distreal_edge.errors import ConfigError, StateError
 from distreal_edge.network import Network
 from distreal_edge.search import processes, study
 from distreal_edge.search.processes import is_alive, this_process
+from distreal_edge.search.records import Evaluation, Task
 from distreal_edge.search.speed import Recipe
 from distreal_edge.search.storage import without_password
-from distreal_edge.search.study import Evaluation, SearchStudy, Task
+from distreal_edge.search.study import SearchStudy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
