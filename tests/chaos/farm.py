@@ -123,6 +123,13 @@ class Farm:
         path = self.folder / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
+    def wait_said(self, name: str, words: str, since: int = 0, seconds: float = WAIT_S) -> None:
+        """Wait until a program has said something after so many characters of its log."""
+        try:
+            wait_for(lambda: words in self.log(name)[since:], words, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {name} said: {self.log(name)[since:]}") from None
+
     def kill(self, name: str) -> None:
         """End a program as a power cut or the kernel would."""
         self.running[name].kill()
