@@ -52,8 +52,8 @@ MOST_ROUNDS = 10**6
 def large_network(parameters: int) -> Network:
     """Return a network of about so many weights for images of 1 x 6 x 6, cheap to train."""
     builder = PlanBuilder((1, 6, 6))
-    value = builder.flatten(builder.relu(builder.conv2d("conv", builder.input, 4, kernel=3)))
-    value = builder.relu(builder.linear("hidden", value, parameters // 67))
+    value = builder.flatten(builder.relu(builder.conv2d("conv", builder.input, 40, kernel=3)))
+    value = builder.relu(builder.linear("hidden", value, parameters // 643))
     return Network.initialise(builder.finish(builder.linear("fc", value, 3)), 0)
 
 
