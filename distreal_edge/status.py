@@ -76,7 +76,7 @@ class AggregatorStatus(msgspec.Struct, frozen=True, tag_field="role", tag="aggre
     """What an aggregator does. `doing` says it in a line for a person; `round` is the open one, or the last closed one.
 
     `devices` are here, `selected` were asked in the open round, which ends at `deadline_s` (Unix time), and `answered`
-    have.
+    have. `refused` is how many updates were refused since the federation began, by reason.
     """
 
     federation: str
@@ -90,6 +90,7 @@ class AggregatorStatus(msgspec.Struct, frozen=True, tag_field="role", tag="aggre
     selected: tuple[str, ...]
     answered: tuple[str, ...]
     deadline_s: float | None
+    refused: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Answer(msgspec.Struct, frozen=True):

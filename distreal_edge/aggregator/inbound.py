@@ -22,7 +22,7 @@ __all__ = ["Inbound"]
 
 MOST_AT_ONCE = 8
 """Chunks that one device is asked for at once: 2 MiB."""
-MOST_IN_ALL = 96
+MOST_IN_ALL = 32
 """Chunks that all devices together are asked for at once, but for one each: what the broker may have to keep."""
 SPARE_BYTES = 64 * 2**20
 """What is to be left on the disk for the ledger, models and the system."""

@@ -179,6 +179,7 @@ class Aggregator:
             rounds=self._rounds,
             accuracy=restored.accuracy,
             tell=self._tell,
+            refusals=self._ledger.refusals,
         )
         self._lost = {update.device: update.uid for update in restored.lost}
         self._manifest: Manifest | None = None

@@ -64,13 +64,18 @@ class Telling:
         rounds: AggregatorRounds,
         accuracy: float | None,
         tell: Callable[[str], None],
+        refusals: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """Begin between rounds; `accuracy` is that of the newest model that was evaluated."""
+        """Begin between rounds; `accuracy` is that of the newest model that was evaluated.
+
+        `refusals` says how many updates were refused, by reason.
+        """
         self._session = session
         self._topics = topics
         self._status_socket = status_socket
         self._rounds = rounds
         self._tell = tell
+        self._refusals = refusals
         self._said, self._say_again_s = "", 0.0
         self.phase = "waiting"
         self.accuracy = accuracy
@@ -119,6 +124,7 @@ class Telling:
                 selected=health.selected,
                 answered=health.answered,
                 deadline_s=None if opened is None else opened.deadline_s,
+                refused=self._refusals(),
             )
         )
 

@@ -41,7 +41,7 @@ def aggregate(path: Path, log_format: LogFormat) -> None:
     broker = broker_arguments(config.broker)
     prepared = prepare(path, config)
     test, calibration = load_held_out(config.evaluation)
-    # Closing a round takes as long as it takes: averaging and evaluation are one turn of the loop.
+    # A start may read gigabytes of updates before its first turn.
     with Service(loop_must_turn=False) as service, stopping_on_signals(forced=True) as stop:
         aggregator = Aggregator(
             federation=config.federation,

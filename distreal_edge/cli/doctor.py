@@ -133,11 +133,17 @@ def _of_configuration(path: Path, config: DeviceConfig | FederationConfig, *, ru
     else:
         findings, model_bytes = _network(path, config)
         yield from findings
-        models = max(0, config.rounds.number + 1 - len(list(state.glob("models/*.safetensors"))))
+        models = max(0, _models_kept(config) - len(list(state.glob("models/*.safetensors"))))
         needed_bytes, name = _ROOM_BYTES + model_bytes * models, config.evaluation.name
     yield from checks.judge_disk(checks.read_disk(state), needed_bytes=needed_bytes)
     if name is not None:
         yield checks.judge_images(_images(path, name))
+
+
+def _models_kept(config: FederationConfig) -> int:
+    """Return how many models its state folder will hold at most, the evaluated one, and one that is being written."""
+    every, rounds = config.keep.every_model, config.rounds.number + 1
+    return min(rounds, config.keep.newest_models + (rounds // every + 1 if every else 0)) + 2
 
 
 def _broker(broker: Broker, *, running: bool) -> tuple[dict[str, Any] | None, list[Finding]]:

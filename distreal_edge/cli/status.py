@@ -128,6 +128,9 @@ def _aggregator(told: AggregatorStatus) -> Iterator[str]:
         waits = f", waits for {_some(missing)}" if missing else ""
         yield f"  this one   {len(told.answered)} of {len(told.selected)} answered{waits}; {_duration(left_s)} left"
     yield f"  devices    {len(told.devices)} here{': ' if told.devices else ''}{_some(told.devices)}"
+    if told.refused:
+        reasons = [f"{count} {reason}" for reason, count in sorted(told.refused.items())]
+        yield f"  refused    {sum(told.refused.values())} updates so far: {', '.join(reasons)}"
 
 
 def _rounds(told: DeviceStatus) -> str:

@@ -110,6 +110,7 @@ class DeviceRounds:
         """Start idle and unconnected."""
         self._device = device
         self._waiting = list(waiting)
+        self._delivered: str | None = None
         self._done = set(done)
         self._connected = False
         self._manifest: Manifest | None = None
@@ -223,9 +224,10 @@ class DeviceRounds:
     def acknowledged(self, ack: Ack, now: float) -> list[Action]:
         """Take in the aggregator's answer to an update."""
         if ack.uid not in self._waiting:
-            return []
+            return self._do_again(now) if ack.kind == "resend" and ack.uid == self._delivered else []
         if ack.kind != "resend":
             self._ack_patience_s = ACK_PATIENCE_S
+            self._delivered = ack.uid
             return self._forget(ack.uid, now)
         # Another one may be on its way by now, and would take this one's place at the aggregator.
         if ack.uid != self._front:
@@ -236,6 +238,18 @@ class DeviceRounds:
         self._offered, self._asked_at = False, None
         self._ack_patience_s = ACK_PATIENCE_S
         return [Send(ack.uid, ack.missing)]
+
+    def _do_again(self, now: float) -> list[Action]:
+        """Train the open round anew: what was acknowledged of it is damaged at the aggregator, and gone here."""
+        manifest = self._manifest
+        if manifest is None or self._done != {task_of(manifest)} or self._training is not None:
+            return []
+        if manifest.finished or now >= manifest.train_until_s:
+            return []
+        self._done, self._delivered = set(), None
+        self._fetching = True
+        self._quiet_since = now
+        return self._ask_for_chunks()
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass; call it several times a second."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "Worker"]
 
 _log = logging.getLogger(__name__)
+_ROOM_S = 2.0
+"""How often a full disk is tried again."""
 _MEASURING_SHARE = 0.1
 """Of the first round's training time; measuring the cheapest row may take longer."""
 
@@ -146,20 +148,37 @@ class Worker:
             return None
         if stop.is_set():
             return None
-        self._store(update, manifest, network.plan)
+        self._store(update, manifest, network.plan, stopped)
         return uid
 
-    def _store(self, update: Update, manifest: Manifest, plan: Plan) -> None:
+    def _store(self, update: Update, manifest: Manifest, plan: Plan, stopped: Callable[[], bool]) -> None:
         """Put an update into the spool, as the round asks for it."""
         uid, settings = update.header.uid, manifest.training
         data = self._residuals.encode(update, plan, settings.encoding, settings.compression)
         try:
-            self._spool.add(uid, task_of(manifest), data)
+            self._add(uid, manifest, data, stopped)
         except StateError:
             if self._spool.path(uid) is None:
                 self._residuals.settle(uid, counted=False)
             raise
         self._residuals.stored(uid)
+
+    def _add(self, uid: str, manifest: Manifest, data: bytes, stopped: Callable[[], bool]) -> None:
+        """Store an update; when the disk is full wait for room for as long as the round is open."""
+        told = False
+        while True:
+            try:
+                self._spool.add(uid, task_of(manifest), data)
+            except StateError as error:
+                over = self._spool.path(uid) is not None or self._board.now() >= manifest.deadline_s or stopped()
+                if over:
+                    raise
+                if not told:
+                    _log.error("round %d: %s; tried again until the round closes", manifest.number, error)
+                told = True
+                self._board.wait_until(self._board.now() + _ROOM_S, stopped)
+            else:
+                return
 
     def _update(
         self,

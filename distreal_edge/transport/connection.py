@@ -181,7 +181,7 @@ class Connection:
         except ssl.SSLError as error:
             self._end(Ending(self._explain(str(error)), final=refused_by_tls(error)))
         except (OSError, ValueError) as error:  # ValueError: paho's word for a host name that cannot be one
-            self._end(Ending(str(error) or type(error).__name__))
+            self._end(Ending(self._explain(str(error) or type(error).__name__)))
         except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: a fault of ours must not end it silently
             _log.exception("%s: a fault in this program ends the connection", self._endpoint)
             self._end(Ending(f"a fault in this program: {error!r}"))

@@ -301,8 +301,12 @@ class Session:
             self._on_ended(ending)
             if ending.final:
                 return
-            clients = None if short_lived >= SUSPICIOUS else self.clients
-            self._stop.wait(full_jitter_s(attempt, random.random(), clients))
+            suspicious = short_lived - SUSPICIOUS
+            if suspicious >= 0:
+                # Two clients of one id would throw each other out for ever: less and less often.
+                self._stop.wait(full_jitter_s(suspicious + 1, random.random()))
+            else:
+                self._stop.wait(full_jitter_s(attempt, random.random(), self.clients))
 
     def _on_connected(self, session_present: bool) -> None:
         with self._changed:

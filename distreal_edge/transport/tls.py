@@ -152,6 +152,6 @@ def explain_loss(said: str, *, tls: bool, accepted: bool) -> str:
             if fragment in words:
                 return f"TLS: {meaning}; {remedy} ({_WRAPPING.sub('', said)})"
         return f"TLS: {said}"
-    if not tls and not accepted and "RESET BY PEER" in words:
-        return f"{said}; does it want TLS (ca, certificate and key) on this port?"
+    if not accepted and "RESET BY PEER" in words:
+        return f"{said}; does it {'speak TLS' if tls else 'want TLS (ca, certificate and key)'} on this port?"
     return said

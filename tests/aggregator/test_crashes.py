@@ -71,7 +71,9 @@ class Fuse:
     def around(self, what: str, action: Callable[..., Any]) -> Callable[..., Any]:
         def burning(*arguments: Any, **keywords: Any) -> Any:
             result = action(*arguments, **keywords)
-            self._burn(what)
+            # Health depends on the time, and nothing depends on it.
+            if not any(isinstance(each, str) and each.endswith("/health") for each in arguments):
+                self._burn(what)
             return result
 
         return burning

@@ -112,16 +112,25 @@ class Farm:
             path.write_text(FEDERATION.format(folder=self.folder, port=self.broker.port, **tables))
         return self._start("aggregator", ["aggregate", "--config", str(path)], environment)
 
-    def device(self, name: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a device."""
+    def device(
+        self, name: str, environment: Mapping[str, str] | None = None, *, port: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a device; `port` is where it finds the broker, when that is not the broker's own."""
         path = self.folder / f"{name}.toml"
-        path.write_text(DEVICE.format(folder=self.folder, port=self.broker.port, name=name))
+        path.write_text(DEVICE.format(folder=self.folder, port=port or self.broker.port, name=name))
         return self._start(name, ["run", "--config", str(path)], environment)
 
     def log(self, name: str) -> str:
         """Return all that a program has said, in all its starts."""
         path = self.folder / f"{name}.log"
         return path.read_text() if path.exists() else ""
+
+    def wait_said(self, name: str, words: str, since: int = 0, seconds: float = WAIT_S) -> None:
+        """Wait until a program has said something after so many characters of its log."""
+        try:
+            wait_for(lambda: words in self.log(name)[since:], words, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {name} said: {self.log(name)[since:]}") from None
 
     def kill(self, name: str) -> None:
         """End a program as a power cut or the kernel would."""
@@ -137,9 +146,15 @@ class Farm:
                 program.wait(WAIT_S)
 
     def _start(self, name: str, arguments: list[str], environment: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+        return self.start(name, [sys.executable, "-m", "distreal_edge", *arguments], environment)
+
+    def start(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start any command in the name of a program."""
         with (self.folder / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "distreal_edge", *arguments],
+                command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=SOURCES,

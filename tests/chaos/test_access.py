@@ -45,7 +45,6 @@ class Federation:
     """A broker, and what members and strangers could show it."""
 
     port: int
-    keys: Path
     files: dict[str, TlsFiles]
 
     def session(self, name: str, **arguments: Any) -> Session:
@@ -75,7 +74,7 @@ def garden(tmp_path_factory: pytest.TempPathFactory, mosquitto_with: Any) -> Ite
         files["pi-1"].ca, root / "keys" / "broker" / "broker.pem", root / "keys" / "broker" / "broker.key"
     )
     with mosquitto_with(root / "keys", root / "run") as port:
-        yield Federation(port, root / "keys", files)
+        yield Federation(port, files)
 
 
 # -- who gets in ---------------------------------------------------------------------------------------------------
@@ -166,6 +165,24 @@ def test_old_versions_of_tls_are_not_spoken(garden: Federation) -> None:
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError), socket.create_connection(("127.0.0.1", garden.port), WAIT_S) as plain:
         context.wrap_socket(plain, server_hostname="127.0.0.1").recv(1)
+
+
+def test_a_revocation_list_that_has_run_out_keeps_everybody_out_and_renewing_lets_them_in(
+    tmp_path: Path, mosquitto_with: Any
+) -> None:
+    now = datetime.now(UTC)
+    keys = KeyFolder.create(tmp_path / "keys", "garden", ("127.0.0.1",), 8883, now - timedelta(days=2000))
+    keys.renew(["broker"], now)
+    files = {"pi-1": installed(keys.add(["pi-1"], now)[0], tmp_path / "pi-1", now)}
+    with (
+        mosquitto_with(keys.path, tmp_path / "run") as port,
+        Federation(port, files).session("pi-1") as session,
+        pytest.raises(TransportError, match="or its own revocation list, has run out"),
+    ):
+        session.wait_connected(WAIT_S)
+    assert keys.refresh_list(now)
+    with mosquitto_with(keys.path, tmp_path / "run") as port, Federation(port, files).session("pi-1") as session:
+        session.wait_connected(WAIT_S)
 
 
 # -- who may do what -----------------------------------------------------------------------------------------------

@@ -46,9 +46,7 @@ def test_no_update_is_lost_or_counted_twice_and_no_round_goes_back(
                 farm.aggregator()
                 if rng.random() < 0.1:
                     continue
-                farms.wait_for(
-                    lambda known=known: "goes on" in farm.log("aggregator")[known:], "the aggregator to go on", MOST_S
-                )
+                farm.wait_said("aggregator", "goes on", known, 3 * MOST_S)
                 took_s.append(time.monotonic() - began_s)
             counted = len(listener.answers("durable"))
             farms.wait_for(lambda: len(listener.answers("durable")) > counted + 1, "updates after the last kill")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import re
@@ -13,13 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from distreal_edge.aggregator import Store
+from distreal_edge.aggregator import Ledger, Store
 from distreal_edge.aggregator.recovery import open_ledger
 from distreal_edge.aggregator.restoring import restore
 from distreal_edge.device import Spool
+from distreal_edge.device.blobs import Blobs
 from distreal_edge.device.residuals import Residuals
 from distreal_edge.device.safe_mode import SafeMode
-from distreal_edge.transport import DeviceState, EmbeddedBroker, Session, SessionNumbers, Topics, encode
+from distreal_edge.transport import (
+    DeviceState,
+    EmbeddedBroker,
+    Manifest,
+    Session,
+    SessionNumbers,
+    Topics,
+    decode,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +60,7 @@ class Template:
     folder: Path
     network: Network
     table: bytes
+    manifest: Manifest
 
     def start(self, folder: Path, name: str) -> Found:
         """Start what an aggregator or a device begins with, from these folders."""
@@ -63,6 +75,11 @@ class Template:
         SafeMode(state / "crashes.json")
         spool = Spool(state / "spool")
         Residuals(state / "residuals", waiting=spool.waiting())
+        blobs = Blobs(state / "blobs")
+        blobs.expect(self.manifest)
+        for blob in (self.manifest.model, self.manifest.table):
+            # Damaged, it is not whole, and is fetched again.
+            assert not blobs.complete or hashlib.sha256(blobs.data(blob)).hexdigest() == blob.digest
         return Found(waiting=spool.waiting())
 
 
@@ -91,7 +108,11 @@ def template(tmp_path_factory: pytest.TempPathFactory, beside: Callable[[str], A
     spool = Spool(folder / "pi-1" / "spool")  # as it is before the answer
     for number in (1, 2):
         spool.add(f"u{number}", f"{number:010d}-{16 * 'a'}", bytes(range(256)) * 20)
-    return Template(folder, farms.tiny_network(), (folder / "aggregator" / "table.json").read_bytes())
+    with Ledger(folder / "aggregator" / "ledger.sqlite") as ledger:
+        opened = ledger.opened()
+    assert opened is not None
+    manifest = decode(Manifest, opened.manifest, where="round")
+    return Template(folder, farms.tiny_network(), (folder / "aggregator" / "table.json").read_bytes(), manifest)
 
 
 def damage(path: Path, rng: random.Random) -> str:
@@ -159,3 +180,32 @@ def test_whatever_file_is_damaged_the_programs_start_and_say_what_they_moved_awa
         f"{count} of {count} started; {moved} times a file was moved away, and named",
         "always starts, says what it quarantined",
     )
+
+
+def test_a_device_whose_update_is_damaged_at_the_aggregator_trains_the_round_again(
+    beside: Callable[[str], Any], tmp_path: Path
+) -> None:
+    farms, topics = beside("farm"), Topics("farm")
+    answered = "round 1: pi-1 answered"
+    with EmbeddedBroker() as broker, Session(host=broker.host, port=broker.port, client_id="ghost") as ghost:
+        farm = farms.Farm(tmp_path, broker)
+        ghost.wait_connected(farms.WAIT_S)
+        here = encode(DeviceState("idle", 1, 24, "test"))  # and never answers: the round stays open
+        ghost.publish_retained(topics.device_state("ghost"), here).wait(farms.WAIT_S)
+        try:
+            farm.device("pi-1")
+            farm.aggregator(number=1, seconds=120, upload_seconds=1, least_devices=2)
+            farms.wait_for(lambda: answered in farm.log("aggregator"), answered)
+            farm.kill("aggregator")
+            (update,) = (farm.state / "updates").glob("*.update")
+            update.write_bytes(update.read_bytes()[:-1])
+            farm.aggregator()
+            farms.wait_for(lambda: farm.log("aggregator").count(answered) == 2, "another update")
+        finally:
+            farm.end()
+    assert "has changed since it was written; moved to quarantine/" in farm.log("aggregator")
+    with Ledger(farm.state / "ledger.sqlite") as ledger:
+        (kept,) = ledger.updates(1)
+        assert not update.exists()
+        assert (farm.state / "updates" / f"pi-1.{kept.uid}.update").exists()
+        assert [each.what for each in ledger.decisions(1)] == ["opened", "update lost"]

@@ -280,6 +280,13 @@ def test_an_aggregator_says_whom_it_waits_for(cli: Run, state: Path) -> None:
     assert lines[1] == "  rounds     3 of 9; accuracy 87.50%"
     assert lines[2] in {f"  this one   1 of 2 answered, waits for pi-2; {left} s left" for left in range(31)}
     assert lines[3] == "  devices    3 here: pi-1, pi-2, pi-3"
+    assert len(lines) == 5
+
+
+def test_an_aggregator_says_what_it_refused_and_why(cli: Run, state: Path) -> None:
+    with StatusSocket(state) as answering:
+        answering.tell(msgspec.structs.replace(AGGREGATOR, refused={"late": 2, "finite": 1}))
+        assert "  refused    3 updates so far: 1 finite, 2 late" in cli("status", "--state", str(state)).stdout
 
 
 def test_a_program_whose_loop_does_not_turn_is_busy_or_stuck(

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from distreal_edge.durable import held_folder, make_folder, remove_durably, write_durably
+from distreal_edge.durable import (
+    append_durably,
+    held_folder,
+    make_folder,
+    quarantine,
+    remove_durably,
+    rename_durably,
+    write_durably,
+)
 from distreal_edge.errors import StateError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -144,3 +153,39 @@ def test_what_is_private_is_closed_to_others_from_its_first_byte(
     assert modes == [0o600]
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("key", b"new")]
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_appended_is_synced_and_a_new_file_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    append_durably(tmp_path / "list", b"one\n")
+    append_durably(tmp_path / "list", b"two\n")
+    assert (tmp_path / "list").read_bytes() == b"one\ntwo\n"
+    assert disk.calls == ["sync list", f"sync {tmp_path.name}", "sync list"]
+
+
+def test_a_file_that_is_renamed_takes_the_others_place_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("next", "file"):
+        (tmp_path / name).write_text(name)
+    disk = Disk(monkeypatch)
+    rename_durably(tmp_path / "next", tmp_path / "file")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["next"]
+    assert disk.calls == ["rename next file", f"sync {tmp_path.name}"]
+    with pytest.raises(StateError, match="cannot be written"):
+        rename_durably(tmp_path / "next", tmp_path / "file")
+
+
+def test_a_damaged_file_is_moved_away_under_its_name_and_the_time_and_never_over_another(tmp_path: Path) -> None:
+    moved = []
+    for content in ("one", "two", "three"):
+        (tmp_path / "file.json").write_text(content)
+        moved.append(quarantine(tmp_path / "file.json", tmp_path))
+    assert not (tmp_path / "file.json").exists()
+    assert [path.read_text() for path in moved] == ["one", "two", "three"]
+    assert len(set(moved)) == 3
+    assert all(re.fullmatch(r"file\.json\.\d{8}T\d{6}Z(-\d)?", path.name) for path in moved)
+    with pytest.raises(StateError, match="cannot be moved"):
+        quarantine(tmp_path / "file.json", tmp_path)

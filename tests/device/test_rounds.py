@@ -344,3 +344,31 @@ def test_an_update_that_could_not_be_sent_is_tried_again_even_without_a_reconnec
     rounds = connected(waiting=("u1",))
     rounds.sending_failed("u1", NOW)
     assert rounds.tick(NOW + ACK_PATIENCE_S) == [OfferUpdate("u1")]
+
+
+def test_an_acknowledged_update_that_the_aggregator_lost_is_trained_again(
+    make_manifest: Callable[..., Manifest],
+) -> None:
+    manifest = make_manifest()
+    rounds = training(manifest)
+    rounds.trained("u1", NOW)
+    rounds.acknowledged(durable("u1"), NOW)
+    lost = Ack("u1", "resend", None)
+    assert rounds.acknowledged(Ack("other", "resend", None), NOW) == []
+    assert rounds.acknowledged(lost, NOW) == [AskForChunks()]
+    assert rounds.blobs_complete(NOW) == [Train(manifest)]
+    assert rounds.acknowledged(lost, NOW) == []  # said again, after every reconnect
+    assert rounds.trained("u2", NOW) == [OfferUpdate("u2")]
+    assert rounds.acknowledged(durable("u2"), NOW) == [Forget("u2")]
+
+
+def test_what_was_lost_of_a_round_that_is_over_is_not_trained_again(make_manifest: Callable[..., Manifest]) -> None:
+    for late in (True, False):
+        manifest = make_manifest()
+        rounds = training(manifest)
+        rounds.trained("u1", NOW)
+        rounds.acknowledged(durable("u1"), NOW)
+        if not late:
+            rounds.announced(make_manifest(manifest.number + 1), NOW)
+        now = manifest.train_until_s if late else NOW
+        assert rounds.acknowledged(Ack("u1", "resend", None), now) == []

@@ -26,7 +26,7 @@ from distreal_edge.device import (
     train_round,
     trainer,
 )
-from distreal_edge.device import update as update_module
+from distreal_edge.device import survivors as survivors_module
 from distreal_edge.dropout import DRAW_POLICIES, filter_counts
 from distreal_edge.engine import Cancellation
 
@@ -339,7 +339,7 @@ def test_a_round_whose_time_is_over_already_trains_nothing(train: Callable[..., 
 def test_a_round_ends_when_an_update_can_tell_of_no_more_subsets(
     train: Callable[..., Outcome], network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(update_module, "MAXIMUM_KINDS", 4)
+    monkeypatch.setattr(survivors_module, "MAXIMUM_KINDS", 4)
     random = train(draw="random", ceiling=0.3)
     assert random.update.header.mini_batches == 4
     decode_update(encode_update(random.update), network.plan)

@@ -10,6 +10,7 @@ import pytest
 from distreal_edge.device.residuals import Residuals
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.worker import Worker
+from distreal_edge.errors import StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,3 +84,23 @@ def test_a_profile_of_another_table_is_told_and_not_used(
     (warning,) = caplog.messages
     assert "the profile belongs to the table" in warning
     assert warning.endswith("two of its rows are measured instead")
+
+
+def test_an_update_waits_for_room_on_a_full_disk(
+    trained: Callable[[None], tuple[list[float], list[int]]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    add, full = Spool.add, [True] * 3
+
+    def add_when_there_is_room(self: Spool, *arguments: Any) -> Path:
+        if full:
+            full.pop()
+            raise StateError("spool: cannot be written: No space left on device; check the disk's space")
+        return add(self, *arguments)
+
+    monkeypatch.setattr(Spool, "add", add_when_there_is_room)
+    trained(None)
+    assert not full
+    assert caplog.text.count("No space left on device") == 1
+    assert "tried again until the round closes" in caplog.text

@@ -137,8 +137,9 @@ def test_a_folder_without_keys_says_how_to_make_them(tmp_path: Path) -> None:
 
 def test_what_runs_for_long_never_imports_cryptography() -> None:
     program = (
-        "import sys\nfrom distreal_edge.cli import aggregate, run, status\nfrom distreal_edge import aggregator, config, "
-        "device, doctor, transport\n"
+        "import sys\n"
+        "from distreal_edge import aggregator, config, device, doctor, transport\n"
+        "from distreal_edge.cli import aggregate, run, status\n"
         "assert not [name for name in sys.modules if name.startswith('cryptography')]"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

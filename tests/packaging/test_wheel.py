@@ -50,12 +50,15 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert folders == {"distreal_edge", f"distreal_edge-{PROJECT['version']}.dist-info"}
 
 
-def test_the_wheel_holds_the_tables_and_none_of_the_evidence_for_them(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_tables_and_none_of_the_evidence_for_them_and_what_a_broker_is_given(
+    wheel: zipfile.ZipFile,
+) -> None:
     known = (".py", ".pyi", ".so", "py.typed")
     other = [name for name in wheel.namelist() if name.startswith("distreal_edge/") and not name.endswith(known)]
+    given = [ROOT / "distreal_edge" / "identity" / name for name in ("acl", "mosquitto-tls.conf")]
 
     assert {name: wheel.read(name) for name in other} == {
-        f"distreal_edge/tables/{table.name}": table.read_bytes() for table in TABLES
+        file.relative_to(ROOT).as_posix(): file.read_bytes() for file in (*TABLES, *given)
     }
 
 
@@ -107,4 +110,14 @@ def test_a_device_needs_neither_pytorch_nor_anything_for_tests(wheel: zipfile.Zi
         line.split(">")[0].split("=")[0] for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line
     }
 
-    assert required == {"numpy", "psutil", "paho-mqtt", "safetensors", "zstandard", "msgspec", "click", "rich"}
+    assert required == {
+        "numpy",
+        "psutil",
+        "paho-mqtt",
+        "safetensors",
+        "zstandard",
+        "msgspec",
+        "click",
+        "rich",
+        "cryptography",
+    }

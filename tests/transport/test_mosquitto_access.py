@@ -191,3 +191,38 @@ def test_a_client_whose_own_state_is_refused_ends_at_once(tmp_path: Path, free_p
         while pi.failure is None and time.monotonic() < give_up_s:
             time.sleep(0.01)
         assert "check the broker's ACL, and this client's federation, name and certificate" in str(pi.failure)
+
+
+def test_plain_text_that_is_allowed_is_named_at_every_start_and_every_connection(
+    tmp_path: Path, free_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("session", "tls"):  # this machine stands for another one
+        monkeypatch.setattr(f"distreal_edge.transport.{room}.is_loopback", lambda _host: False)
+    with pytest.raises(ConfigError, match="allow_plaintext"):
+        session(free_port)
+    named = "in plain text, as allow_plaintext says"
+    with session(free_port, allow_plaintext=True) as pi:  # type: ignore[arg-type]
+        assert caplog.text.count(named) == 1
+        for connections in (1, 2):
+            with mosquitto(tmp_path, free_port, "allow_anonymous true"):
+                pi.wait_connected(WAIT_S)
+                pi.publish("f/x", b"here").wait()
+                assert caplog.text.count(named) == 1 + connections
+
+
+def test_plain_text_to_a_broker_that_wants_tls_says_what_may_be_missing(
+    tmp_path: Path, free_port: int, ours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with mosquitto(tmp_path, free_port, tls_config(ours)), session(free_port) as pi:
+        with pytest.raises(TransportError, match=r"does it want TLS \(ca, certificate and key\) on this port"):
+            pi.wait_connected(3.0)
+        assert pi.failure is None  # it may be starting, and is tried again
+
+
+def test_tls_to_a_broker_that_speaks_plain_text_is_told(tmp_path: Path, free_port: int, ours: Path) -> None:
+    with (
+        mosquitto(tmp_path, free_port, "allow_anonymous true"),
+        session(free_port, pi_files(ours)) as pi,
+        pytest.raises(TransportError, match=r"speaks? TLS on this port"),
+    ):
+        pi.wait_connected(3.0)
