@@ -53,15 +53,17 @@ def same_open(store: Store, opened: OpenRound, announced: Mapping[str, int]) -> 
 
 
 def read_open(store: Store) -> OpenCopy | None:
-    """Return the second copy of the open round; None when there is none, or it is damaged."""
+    """Return the second copy of the open round; None when there is none, or it is damaged or another program's."""
     data = read_or_none(store.open_path) or b""
     digest, body = data[:_DIGITS], data[_DIGITS + 1 :]
     if hashlib.sha256(body).hexdigest().encode() != digest:
         return None
     try:
-        return msgspec.json.decode(body, type=OpenCopy)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = msgspec.json.decode(body, type=OpenCopy)
+        decode(Manifest, found.manifest.encode(), where=store.open_path.name)
+    except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError):
         return None
+    return found
 
 
 def open_ledger(store: Store, network: Network) -> Ledger:
@@ -110,8 +112,10 @@ def _rebuild(store: Store, network: Network) -> tuple[int, int | None, int]:
                 ledger.close_round(record.round, line, files=files)
         if done > last:
             _note_done(ledger, store, done)
-        updates = [] if opened is None else _updates(store, network, opened)
-        if opened is not None:
+        manifest = None if opened is None else decode(Manifest, opened.manifest.encode(), where="open.json")
+        updates = [] if opened is None or manifest is None else _updates(store, network, opened, manifest)
+        if opened is not None and manifest is not None:
+            ledger.note_file(model_name(done), done, manifest.model.digest)
             ledger.open_round(opened.number, opened.manifest.encode(), opened.opened_s, opened.announced)
             for update in updates:
                 ledger.store_update(update)
@@ -148,11 +152,7 @@ def _note_done(ledger: Ledger, store: Store, done: int) -> None:
     ledger.close_round(done, msgspec.json.encode(record), files={model_name(done): (done, digest)})
 
 
-def _updates(store: Store, network: Network, opened: OpenCopy) -> list[StoredUpdate]:
-    try:
-        manifest = decode(Manifest, opened.manifest.encode(), where=f"round {opened.number}")
-    except ProtocolError:
-        return []
+def _updates(store: Store, network: Network, opened: OpenCopy, manifest: Manifest) -> list[StoredUpdate]:
     found: dict[str, StoredUpdate] = {}
     for path in store.update_files():
         try:

@@ -70,7 +70,7 @@ class Residuals:
     """
 
     def __init__(self, folder: Path, *, waiting: Iterable[str] = ()) -> None:
-        """Open the folder, which need not be there, and settle what was cut off; `waiting` are the uids in the spool."""
+        """Open the folder, which need not be there, and settle what was cut off; `waiting` are uids in the spool."""
         self._folder = folder
         self._index = folder / "residuals.json"
         self._lock = threading.Lock()

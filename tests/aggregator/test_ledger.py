@@ -144,6 +144,19 @@ def test_a_damaged_ledger_is_found_out(path: Path, damage: Callable[[bytes], byt
         Ledger(path)
 
 
+def test_a_ledger_that_lacks_a_row_is_found_out(path: Path) -> None:
+    with Ledger(path) as ledger:
+        ledger.open_round(1, b"m", 1.0, {"pi-1": 5, "pi-2": 6})
+        ledger.count_refusal("late")
+        ledger.count_refusal("late")
+    Ledger(path).__exit__()
+    with sqlite3.connect(path) as other:
+        other.execute("DELETE FROM selected WHERE device = 'pi-1'")
+    other.close()
+    with pytest.raises(DamagedLedgerError, match="by half"):
+        Ledger(path)
+
+
 def test_a_ledger_that_breaks_while_it_is_used_is_an_error_with_advice(path: Path) -> None:
     with Ledger(path) as ledger:
         ledger._sealed._database.execute("DROP TABLE refusals")

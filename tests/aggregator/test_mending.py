@@ -171,6 +171,24 @@ def test_a_damaged_ledger_is_made_anew_and_the_open_round_goes_on(
     assert said(caplog) == []
 
 
+def test_in_the_first_round_a_damaged_ledger_costs_nothing_either(
+    tmp_path: Path, network: Network, manifest_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = uniform_table(network, rows=3).to_bytes()
+    state = State(tmp_path, network, table, [], b"", {})
+    store = Store(tmp_path)
+    with open_ledger(store, network) as ledger:
+        restore(ledger, store, federation="farm", network=network, table=table)
+        noted = OpenRound(1, encode(manifest_of(network)), 1.0)
+        keep_open(ledger, store, noted, {"pi-1": 30}, "all")
+    before = state.start()
+    cut(tmp_path / "ledger.sqlite")
+    found = state.start()
+    assert (found.opened, found.manifest, found.model) == (before.opened, before.manifest, before.model)
+    assert state.quarantined() == ["ledger.sqlite"]
+    assert len(said(caplog)) == 1
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_without_ledger_and_list_of_rounds_the_newest_model_tells_how_far_it_was(
     state: State, damage: Callable[[Path], None]

@@ -47,7 +47,7 @@ def test_a_thousand_rounds_take_no_more_memory_descriptors_or_threads_than_a_few
     times: Callable[[int, int], int],
     figure: Callable[[str, str, str], None],
 ) -> None:
-    farms, first, last = beside("farm"), times(5, 100), times(20, 1000)
+    farms, first, last = beside("farm"), times(5, 100), times(15, 1000)
     with EmbeddedBroker() as broker, farms.Listener(broker, Topics("farm")) as listener:
         farm = farms.Farm(tmp_path, broker)
         try:
