@@ -340,11 +340,11 @@ class Aggregator:
         if self._finishing is None:
             return
         made = self._finishing.result()
+        if self._telling.phase != self._finishing.phase:
+            self._telling.enter(self._finishing.phase)
         if made is not None:
             self._finishing = None
             self._closed(made)
-        elif self._telling.phase != self._finishing.phase:
-            self._telling.enter(self._finishing.phase)
 
     def _closed(self, made: Made) -> None:
         record = made.closed.record

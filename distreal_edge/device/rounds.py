@@ -256,8 +256,8 @@ class DeviceRounds:
         actions: list[Action] = []
         # A clock that is set back must not make us wait until it has caught up.
         self._quiet_since = min(self._quiet_since, now)
-        if self._sent_at is not None:
-            self._sent_at = min(self._sent_at, now)
+        if self._asked_at is not None:
+            self._asked_at = min(self._asked_at, now)
         if self._fetching and self._manifest is not None:
             if now >= self._manifest.train_until_s:
                 self._fetching = False

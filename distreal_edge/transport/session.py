@@ -303,8 +303,8 @@ class Session:
                 return
             suspicious = short_lived - SUSPICIOUS
             if suspicious >= 0:
-                # Two clients of one id would throw each other out for ever: less and less often.
-                self._stop.wait(full_jitter_s(suspicious + 1, random.random()))
+                # Two clients of one id would throw each other out for ever: less often, at least.
+                self._stop.wait(min(LASTING_S, full_jitter_s(suspicious + 1, random.random())))
             else:
                 self._stop.wait(full_jitter_s(attempt, random.random(), self.clients))
 

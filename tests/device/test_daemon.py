@@ -25,13 +25,14 @@ from distreal_edge.device import (
     RealBoard,
     Trace,
     TraceBoard,
+    belonging,
     decode_update,
     rounds,
     upload,
     worker,
 )
 from distreal_edge.device import daemon as daemon_module
-from distreal_edge.errors import DataError, StateError
+from distreal_edge.errors import DataError, StateError, TransportError
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.search import uniform_table
 from distreal_edge.status import DeviceStatus, ask
@@ -802,6 +803,32 @@ def test_sigterm_while_native_code_computes_does_not_crash_the_process(
         # It takes its leave at once; the process ends with the mini-batch at hand.
         aggregator.until(lambda: aggregator.states[-1] == "offline", within_s=3.0)
         assert process.wait(60.0) == 0
+
+
+def test_a_device_whose_aggregator_speaks_another_version_ends(
+    aggregator: ScriptedAggregator,
+    broker: EmbeddedBroker,
+    tmp_path: Path,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(belonging, "PATIENCE_S", 0.1)
+    state = json.dumps({"state": "online", "federation": FEDERATION, "protocol": 2}).encode()
+    aggregator.session.publish(f"distreal/2/{FEDERATION}/aggregator/state", state, retain=True).wait()
+    device = Device(broker.port, tmp_path / "state", dataset)
+    device._thread.join(WAIT_S)
+    assert isinstance(device.failure, TransportError)
+    assert "speaks version 2 of the protocol, this program version 1" in str(device.failure)
+
+
+def test_the_will_of_an_older_connection_does_not_hide_a_device(
+    aggregator: ScriptedAggregator, start_device: Callable[..., Device]
+) -> None:
+    start_device()
+    aggregator.until(lambda: aggregator.states[-1:] == ["idle"])
+    will = encode(DeviceState("offline", 1, 40, "test"))
+    aggregator.session.publish_retained(aggregator.topics.device_state("pi"), will).wait()
+    aggregator.until(lambda: aggregator.states[-2:] == ["offline", "idle"])
 
 
 def test_a_round_that_opens_late_is_told_of_once_and_what_the_broker_kept_is_not(

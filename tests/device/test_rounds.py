@@ -233,7 +233,7 @@ def test_a_clock_that_is_set_back_does_not_make_patience_endless(make_manifest: 
     fetching, sending = connected(), connected(waiting=("a",))
     fetching.announced(make_manifest(), NOW)
     sending.sent("a", NOW)
-    for rounds, action in ((fetching, AskForChunks()), (sending, Send("a"))):
+    for rounds, action in ((fetching, AskForChunks()), (sending, OfferUpdate("a"))):
         assert rounds.tick(NOW - year_s) == []
         assert rounds.tick(NOW - year_s + ACK_PATIENCE_S) == [action]
 

@@ -126,7 +126,7 @@ def test_an_update_that_has_changed_on_the_disk_is_moved_away_and_never_sent(
 
 def test_a_folder_that_cannot_be_used_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match="check the folder's owner"):
+    with pytest.raises(StateError, match="a file is in its place"):
         Spool(tmp_path / "file")
     spool = Spool(tmp_path / "spool")
     (tmp_path / "spool").rmdir()

@@ -499,7 +499,7 @@ def test_wrong_arguments_are_config_errors(arguments: dict[str, object], words: 
 
 def test_plain_text_to_another_machine_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     Session(host="192.168.0.9", port=1883, client_id="a", allow_plaintext=True)
-    assert "192.168.0.9 in plain text" in caplog.text
+    assert "192.168.0.9: in plain text" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.DEBUG):
         for host in ("localhost", "127.0.0.1", "127.8.8.8", "::1"):
