@@ -29,9 +29,9 @@ from distreal_edge.device.rounds import (
     Train,
 )
 from distreal_edge.device.safe_mode import crashes_counted
+from distreal_edge.device.sending import Sending
 from distreal_edge.device.spool import Spool
 from distreal_edge.device.steps import StepLog
-from distreal_edge.device.upload import Upload
 from distreal_edge.device.worker import Worker
 from distreal_edge.durable import held_folder
 from distreal_edge.errors import DataError, ProtocolError, StateError, TransportError
@@ -138,7 +138,6 @@ class DeviceDaemon:
             self._blobs = Blobs(self._state / "blobs")
             self._spool = Spool(self._state / "spool")
             self._residuals = Residuals(self._state / "residuals", waiting=self._spool.waiting())
-            self._upload: Upload | None = None
             self._worker = Worker(
                 device=self._device,
                 dataset=self._dataset,
@@ -162,6 +161,7 @@ class DeviceDaemon:
                     **self._broker,
                 ) as self._session:
                     self._fetching = Fetching(self._session, self._topics, self._device, self._blobs)
+                    self._sending = Sending(self._session, self._topics, self._device, self._spool)
                     self._announce_state("starting")
                     self._session.subscribe(
                         self._topics.round,
@@ -192,7 +192,7 @@ class DeviceDaemon:
                 self._begin_when_complete()
             self._act(self._rounds.tick(time.time()))
             self._fetching.serve(wanting=self._rounds.fetching)
-            self._advance_upload()
+            self._advance_sending()
             self._belonging.check(time.monotonic())
             self._announce_state("degraded" if self._safe_mode.on else self._rounds.phase.value)
             if time.monotonic() >= health_due_s:
@@ -204,8 +204,7 @@ class DeviceDaemon:
 
     def _take_event(self) -> None:
         try:
-            uploading = self._upload is not None and self._upload.busy
-            event = self._session.events.get(timeout=_UPLOAD_TICK_S if uploading else _TICK_S)
+            event = self._session.events.get(timeout=_UPLOAD_TICK_S if self._sending.busy else _TICK_S)
         except queue.Empty:
             return
         match event:
@@ -216,7 +215,7 @@ class DeviceDaemon:
             case Disconnected(reason, final):
                 if final:
                     raise TransportError(reason)
-                self._upload = None
+                self._sending.cut_off()
                 self._rounds.disconnected()
 
     def _message(self, message: Message) -> None:
@@ -314,21 +313,14 @@ class DeviceDaemon:
                 case StopTraining():
                     self._worker.stop()
                 case OfferUpdate(uid):
-                    self._offer(uid)
+                    if not self._sending.offer(uid):
+                        self._act(self._rounds.lost(uid, time.time()))
                 case Send(uid, missing):
-                    if self._upload is not None and self._upload.uid == uid:
-                        self._upload.ask(missing)
+                    self._sending.ask(uid, missing)
                 case Forget(uid):
-                    if self._upload is not None and self._upload.uid == uid:
-                        self._upload = None
+                    self._sending.forget(uid)
                     self._residuals.settle(uid, counted=None)  # unless an answer has said it
                     self._spool.remove(uid)
-
-    def _publish(self, topic: str, payload: bytes) -> None:
-        try:
-            self._session.publish(topic, payload)
-        except TransportError as error:
-            _log.warning("%s", error)
 
     def _train(self, manifest: Manifest) -> None:
         self._latest = None
@@ -340,35 +332,11 @@ class DeviceDaemon:
             return
         self._worker.start(manifest, model, table)
 
-    def _offer(self, uid: str) -> None:
-        try:
-            if self._upload is None or self._upload.uid != uid:
-                path = self._spool.path(uid)
-                if path is None:
-                    raise FileNotFoundError(2, "not in the spool any more")
-                topics, session = self._topics, self._session
-                self._upload = Upload(
-                    uid, path, lambda index, frame: session.publish(topics.update(self._device, uid, index), frame)
-                )
-            offer = self._upload.offer()
-        except (OSError, ProtocolError) as error:
-            _log.warning("update %s cannot be sent: %s", uid, error)
-            self._upload = None
-            self._act(self._rounds.lost(uid, time.time()))
-            return
-        self._publish(self._topics.offer(self._device), encode(offer))
-
-    def _advance_upload(self) -> None:
-        upload = self._upload
-        if upload is None or not upload.busy:
-            return
-        try:
-            if upload.advance():
-                self._rounds.sent(upload.uid, time.time())
-        except (TransportError, ProtocolError, StateError, OSError) as error:
-            _log.warning("update %s was not sent whole: %s", upload.uid, error)
-            self._upload = None
-            self._rounds.sending_failed(upload.uid, time.time())
+    def _advance_sending(self) -> None:
+        ended = self._sending.advance()
+        if ended is not None:
+            uid, whole = ended
+            (self._rounds.sent if whole else self._rounds.sending_failed)(uid, time.time())
 
     def _status(self) -> str:
         """Return what goes on, in a line for a person."""

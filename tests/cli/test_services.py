@@ -144,7 +144,7 @@ def test_a_service_goes_on_when_a_broker_refuses_for_good_and_says_so(
         assert child.poll() is None
         child.terminate()
         assert child.wait(WAIT_S) == 0
-    assert said[0] == "READY=1\nSTATUS=waiting"
+    assert said[0] == "READY=1\nSTATUS=waiting for the broker"
     assert said[-1].startswith("STATUS=refused, tries again every 30 s: broker 127.0.0.1:")
 
 

@@ -68,7 +68,7 @@ def server() -> Iterator[str]:
 def search(folder: Path, out: str, server: str, *arguments: str) -> subprocess.Popen[str]:
     """Begin one machine's part in the search."""
     short = ("--snapshots", "2,4", "--steps", "2", "--confirm-steps", "2", "--confirm-seeds", "1", "--batch", "8")
-    tiny = ("--validation-images", "8", "--rows", "16", "--population", "4", "--workers", "1", "--budget", "30s")
+    tiny = ("--validation-images", "8", "--rows", "16", "--population", "4", "--workers", "1", "--budget", "20s")
     command = ("search", "tiny.safetensors", "--data", "npz", "--root", "blobs.npz", "--out", out, *short, *tiny)
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "distreal_edge", *command, "--storage", server, *arguments],
