@@ -28,6 +28,7 @@ from distreal_edge.device import (
     belonging,
     decode_update,
     rounds,
+    sending,
     upload,
     worker,
 )
@@ -431,7 +432,7 @@ def test_a_new_round_is_heard_and_trained_while_an_update_is_on_its_way(
         def advance(self) -> bool:
             return super().advance() if self.uid != begun[0] else False
 
-    monkeypatch.setattr(daemon_module, "Upload", FirstIsStuck)
+    monkeypatch.setattr(sending, "Upload", FirstIsStuck)
     start_device()
     aggregator.until(lambda: "idle" in aggregator.states)
     aggregator.announce(plan_round(1))
