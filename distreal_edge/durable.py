@@ -21,6 +21,7 @@ __all__ = [
     "quarantine",
     "remove_durably",
     "rename_durably",
+    "sync_folder",
     "write_durably",
 ]
 
@@ -41,7 +42,7 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             unfinished.unlink()
@@ -64,7 +65,7 @@ def append_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise StateError(
             f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
@@ -75,7 +76,7 @@ def rename_durably(path: Path, name: Path) -> None:
     """Give a synced file another name in its folder, in place of what had it; raise `StateError`."""
     try:
         path.replace(name)
-        _sync_folder(name.parent)
+        sync_folder(name.parent)
     except OSError as error:
         raise StateError(f"{name}: cannot be written: {error.strerror}; check the folder's owner") from None
 
@@ -94,8 +95,8 @@ def quarantine(path: Path, state: Path) -> Path:
         moved = folder / f"{path.name}.{stamp}-{others}"
     try:
         path.rename(moved)
-        _sync_folder(folder)
-        _sync_folder(path.parent)
+        sync_folder(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise StateError(
             f"{path}: is damaged, and cannot be moved to {folder}: {error.strerror}; check the disk and its owner"
@@ -107,7 +108,7 @@ def remove_durably(path: Path) -> None:
     """Remove a file if it is there, so that it does not come back after a power cut; raise `StateError` if it stays."""
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StateError(
             f"{path}: cannot be removed: {error.strerror}; check the disk and the folder's owner"
@@ -120,14 +121,15 @@ def make_folder(folder: Path) -> None:
         missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for made in reversed(missing):
-            _sync_folder(made.parent)
+            sync_folder(made.parent)
     except (FileExistsError, NotADirectoryError):
         raise StateError(f"{folder}: cannot be made: a file is in its place; give the path of a folder") from None
     except OSError as error:
         raise StateError(f"{folder}: cannot be made: {error.strerror}; check the folder's owner") from None
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Sync which files a folder holds, and their names; raise `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -11,7 +11,6 @@ A certificate is in `issued` before it is handed out, so that it can always be t
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from distreal_edge.durable import held_folder, make_folder, remove_durably, write_durably
+from distreal_edge.durable import held_folder, make_folder, remove_durably, sync_folder, write_durably
 from distreal_edge.errors import ConfigError, StateError
 from distreal_edge.identity.broker import CERTIFICATE, KEY, REVOCATIONS, broker_files
 from distreal_edge.identity.certificates import (
@@ -101,7 +100,7 @@ class KeyFolder:
             unfinished.mkdir(mode=0o700)
             cls._fill(unfinished, federation, hosts, port, now)
             unfinished.replace(path)
-            _sync(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             raise StateError(f"{path}: cannot be made: {error.strerror}; check the folder's owner") from None
         finally:
@@ -304,11 +303,3 @@ class KeyFolder:
     def _damaged(path: Path, error: Exception) -> StateError:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         return StateError(f"{path}: cannot be read: {why}; bring it back from your copy of the folder")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

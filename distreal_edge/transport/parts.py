@@ -15,6 +15,7 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from distreal_edge.durable import sync_folder
 from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.transport import chunks
 from distreal_edge.transport.chunks import Progress, chunk_count, chunk_length, parse_frame
@@ -129,11 +130,7 @@ class PartialBlob:
         """Give a whole blob its final place, on the same disk, durably."""
         try:
             self.path.replace(target)
-            descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_folder(target.parent)
         except OSError as error:
             raise self._refused(error) from None
         self.discard()
