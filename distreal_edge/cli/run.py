@@ -155,11 +155,11 @@ class _Deadlocking:
     def __getattr__(self, name: str) -> object:
         return getattr(self._board, name)
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:
         if self._sound == 0:
             threading.Event().wait()
         self._sound -= 1
-        return self._board.run(work, threads)
+        return self._board.run(work, threads, macs)
 
 
 def _deadlocked_when_asked(board: Board, asked: str | None) -> Board:

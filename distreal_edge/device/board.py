@@ -1,7 +1,7 @@
 """The board under the trainer: its clock, what it can spare, and how long work takes on it.
 
 The trainer knows no clock and no processor but this interface. The daemon hands it a real board, the demo one that
-follows a trace; a simulator will hand it one in virtual time.
+follows a trace, the simulator one in virtual time.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Board(Protocol):
     def availability(self) -> Availability:
         """Return what can be spent now; called from any thread."""
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
-        """Do `work(threads)`."""
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:
+        """Do `work(threads)`: so many multiply-accumulates, of which a board in virtual time makes its time."""
 
     def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:
         """Let time pass until then, or until `stopped()`."""
@@ -101,7 +101,7 @@ class RealBoard:
         """Return what the monitor saw last."""
         return self._monitor.sample()
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:  # noqa: ARG002 - time is measured
         """Do the work on the quietest CPUs, and time it by the clock and by the CPU time that this process took."""
         self._confine(self._monitor.quiet_cpus()[:threads])
         start, cpu_start = time.monotonic(), time.process_time()
@@ -163,7 +163,7 @@ class TraceBoard:
             temperature_c=self._trace.temperature_c_at(second),
         )
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:  # noqa: ARG002 - time is measured
         """Do the work on one thread, and say when the emulated board would have finished it."""
         began = time.monotonic() - self._start
         cpu = time.thread_time()

@@ -76,6 +76,7 @@ def measure_speed(
                     cancellation=cancellation,
                 ),
                 1,
+                row.macs * len(images),
             )
             least = min(least, ran.core_seconds / len(images))
         measured[number] = least

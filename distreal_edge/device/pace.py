@@ -6,8 +6,9 @@ Pure: time, availability and what the last mini-batches took are handed in. `doc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from distreal_edge.errors import ConfigError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from distreal_edge.device.board import Availability
     from distreal_edge.dropout import Table
 
-__all__ = ["Choice", "Pace", "Pause", "Speed"]
+__all__ = ["Choice", "Pace", "PaceMaker", "Pacing", "Pause", "RoundPlan", "Speed"]
 
 _NEW_WEIGHT = 0.3
 """Share of the newest measurement in the averages: about the last five mini-batches count."""
@@ -139,6 +140,27 @@ class Pause:
     seconds: float
 
 
+class RoundPlan(TypedDict):
+    """What is to be done in a round: the arguments of a `Pace` beside the table and the speed."""
+
+    ceiling: float
+    planned: int
+    most: int
+    images: int
+    train_until_s: float
+    peak_bytes: Sequence[int] | None
+
+
+class Pacing(Protocol):
+    """What chooses the rows of a round: a `Pace`, or another way for comparison."""
+
+    def choose(self, now_s: float, availability: Availability) -> Choice | Pause | None:
+        """Return what to run next, or None when the round's work is over."""
+
+    def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
+        """Note that the chosen mini-batch was run, and what it took."""
+
+
 class Pace:
     """Spread a round's mini-batches over its time, on the best rows that fit.
 
@@ -205,6 +227,10 @@ class Pace:
         """Note that the chosen mini-batch was run, and the seconds of the clock and of one core that it took."""
         self._done += 1
         self._speed.observe(choice.row, self._images, choice.threads, core_seconds, seconds)
+
+
+PaceMaker = Callable[..., Pacing]
+"""Makes what chooses rows, of a table, a speed and a `RoundPlan`."""
 
 
 def _between(macs: Sequence[int], measured: Mapping[int, float]) -> list[float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from distreal_edge.data import Batches
 from distreal_edge.device.measuring import measure_statistics
-from distreal_edge.device.pace import Pace, Pause
+from distreal_edge.device.pace import Pace, Pause, RoundPlan
 from distreal_edge.device.update import SurvivorLog, Update, UpdateHeader
 from distreal_edge.dropout import Draws, filter_counts
 from distreal_edge.engine import Cancellation, Engine
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.data import Dataset
     from distreal_edge.device.board import Availability, Board, Ran
-    from distreal_edge.device.pace import Choice, Speed
+    from distreal_edge.device.pace import Choice, PaceMaker, Speed
     from distreal_edge.dropout import Subset, Table
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest
@@ -76,6 +76,7 @@ def train_round(
     stopped: Callable[[], bool],
     report: Callable[[MiniBatch], None],
     cancellation: Cancellation | None = None,
+    make_pace: PaceMaker = Pace,
 ) -> Update:
     """Train until the round's work is done, its time is over or `stopped()`, and return the update.
 
@@ -83,6 +84,7 @@ def train_round(
     the end of the training time, or when somebody cancels, is thrown away, and what was trained before it stays.
     Training that diverges is thrown away as a whole: what comes back then holds the statistics only, and no images.
     Raises `CancellationError` when the statistics are not measured by then.
+    `make_pace` makes what chooses rows, of the same arguments as a `Pace`.
     """
     cancellation = Cancellation() if cancellation is None else cancellation
     training = _Training(manifest, network, table, dataset, device, board)
@@ -90,7 +92,7 @@ def train_round(
         statistics, statistics_images = measure_statistics(
             training.engine, network.plan, dataset, manifest, board, stopped, cancellation
         )
-        pace = _pace(manifest, network, table, len(dataset), training.batch, speed)
+        pace = make_pace(table, speed, **_plan(manifest, network, table, len(dataset), training.batch))
         while not manifest.measure_only and not stopped():
             time_s = board.now()
             availability = board.availability()
@@ -155,7 +157,7 @@ class _Training:
         before = self._copy() if self._board.emulated else {}
         images, labels = next(self._batches)
         try:
-            ran = self._step(images, labels, subset, choice.threads, cancellation)
+            ran = self._step(images, labels, subset, choice.threads, row.macs * len(images), cancellation)
         except CancellationError:
             return None
         ends_s = time_s + ran.seconds
@@ -211,6 +213,7 @@ class _Training:
         labels: NDArray[np.int64],
         subset: Subset,
         threads: int,
+        macs: int,
         cancellation: Cancellation,
     ) -> Ran:
         settings = self._manifest.training
@@ -226,21 +229,20 @@ class _Training:
                 cancellation=cancellation,
             ),
             threads,
+            macs,
         )
 
     def _copy(self) -> dict[str, NDArray[np.float32]]:
         return {name: self.engine.weights[name].copy() for name in self._network.plan.parameters}
 
 
-def _pace(manifest: Manifest, network: Network, table: Table, images: int, batch: int, speed: Speed) -> Pace:
-    """Return the pace of a round over so many images: whole mini-batches, at least one."""
+def _plan(manifest: Manifest, network: Network, table: Table, images: int, batch: int) -> RoundPlan:
+    """Return what is to be done in a round over so many images: whole mini-batches, at least one."""
     settings = manifest.training
     memory = None
     if batch != table.batch:
         memory = [network.cost(row.vector, batch).peak_bytes for row in table.rows]
-    return Pace(
-        table,
-        speed,
+    return RoundPlan(
         ceiling=manifest.ceiling,
         planned=max(1, round(settings.epochs * images / batch)),
         most=round(settings.most_epochs * images / batch),

@@ -46,7 +46,7 @@ class RestlessBoard:
     def availability(self) -> Availability:
         return Availability(1.0)
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:
         return Ran(work(1), 1e-6, 1e-6)
 
     def wait_until(self, time_s: float, stopped: Callable[[], bool]) -> None:

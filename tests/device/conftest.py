@@ -47,7 +47,7 @@ class VirtualBoard:
     def availability(self) -> Availability:
         return Availability(self.trace.at(self.time_s - self.start_s), self.memory_bytes)
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:
         result = work(threads)
         core_seconds = self.cost(len(self.threads))
         self.threads.append(threads)

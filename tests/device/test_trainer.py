@@ -432,12 +432,12 @@ class HeldUp(RealBoard):
         self.held_up = threading.Event()
         self.go = threading.Event()
 
-    def run(self, work: Callable[[int], float], threads: int) -> Ran:
+    def run(self, work: Callable[[int], float], threads: int, macs: int = 0) -> Ran:
         if self.quick == 0:
             self.held_up.set()
             self.go.wait(30.0)
         self.quick -= 1
-        return super().run(work, threads)
+        return super().run(work, threads, macs)
 
 
 def changes_after(network: Network, table: Table, dataset: Dataset, manifest: Manifest, steps: int) -> dict[str, Any]:
