@@ -12,6 +12,7 @@ from distreal_edge.errors import NetworkError
 from distreal_edge.network.cost import Cost, step_cost
 from distreal_edge.network.file import MAXIMUM_FILE_BYTES, check_weights, decode_network, encode_network
 from distreal_edge.network.initialise import initial_weights
+from distreal_edge.network.narrowing import cut_out
 from distreal_edge.network.native_plan import MAXIMUM_BATCH
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ class Network:
         """
         sizes = self.plan.sizes
         return draw_subset(sizes, filter_counts(vector, sizes), rng, policy, round_number)
+
+    def narrowed(self, vector: Sequence[float]) -> Network:
+        """Return the smaller network that the ordered draw of a dropout vector trains, as a network of its own.
+
+        It makes the same scores as the full network with the dropped filters left out, and has no rates any more. Raises
+        `NetworkError` for grouped convolutions that are not depthwise.
+        """
+        sizes = self.plan.sizes
+        kept = draw_subset(sizes, filter_counts(vector, sizes), np.random.default_rng(0), "ordered").mask(sizes)
+        return Network(*cut_out(self.plan, self.weights, kept))
 
     def cost(self, dropped: Sequence[float] | Subset, batch: int = 32) -> Cost:
         """Count what a training step costs, for a dropout vector or for the very subset.
