@@ -9,7 +9,7 @@ import numpy as np
 
 from distreal_edge.errors import NetworkError
 from distreal_edge.network.layout import is_depthwise
-from distreal_edge.network.operations import Conv2d, Linear
+from distreal_edge.network.operations import Conv2d
 from distreal_edge.network.plan import Plan
 
 if TYPE_CHECKING:

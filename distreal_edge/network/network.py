@@ -131,8 +131,8 @@ class Network:
     def narrowed(self, vector: Sequence[float]) -> Network:
         """Return the smaller network that the ordered draw of a dropout vector trains, as a network of its own.
 
-        It makes the same scores as the full network with the dropped filters left out, and has no rates any more. Raises
-        `NetworkError` for grouped convolutions that are not depthwise.
+        It makes the same scores as the full network with the dropped filters left out. Raises `NetworkError` for
+        grouped convolutions that are not depthwise.
         """
         sizes = self.plan.sizes
         kept = draw_subset(sizes, filter_counts(vector, sizes), np.random.default_rng(0), "ordered").mask(sizes)
