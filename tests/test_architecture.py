@@ -28,6 +28,7 @@ ROOMS = [
     "aggregator",
     "observe",
     "config",
+    "simulate",
     "doctor",
     "demo",
     "cli",

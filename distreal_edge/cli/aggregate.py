@@ -13,7 +13,7 @@ import click
 from distreal_edge.cli.logs import log_format_option, start_logging
 from distreal_edge.cli.notify import Service
 from distreal_edge.cli.service import broker_arguments, keep_serving, stopping_on_signals
-from distreal_edge.config import FederationConfig, build_table, load_config, named_by
+from distreal_edge.config import FederationConfig, build_network, build_table, load_config, named_by
 from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.aggregator import Lesson, RoundSettings
     from distreal_edge.cli.logs import LogFormat
-    from distreal_edge.config import Evaluation, NetworkChoice, TableChoice
+    from distreal_edge.config import Evaluation, TableChoice
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
     from distreal_edge.network import Network
@@ -123,23 +123,6 @@ def _table_named_by(path: Path, choice: TableChoice) -> AbstractContextManager[N
     if choice.file is None and choice.name is None:
         return nullcontext()
     return named_by(path, "table", "name" if choice.file is None else "file")
-
-
-def build_network(choice: NetworkChoice) -> Network:
-    """Return the network that the configuration names."""
-    from distreal_edge import zoo  # noqa: PLC0415
-    from distreal_edge.network import Network, Preprocessing  # noqa: PLC0415
-
-    if choice.file is not None:
-        return Network.load(Path(choice.file).expanduser())
-    assert choice.zoo is not None
-    return zoo.NETWORKS[choice.zoo](
-        classes=choice.classes,
-        in_channels=choice.in_channels,
-        image_size=choice.image_size,
-        seed=choice.seed,
-        preprocessing=Preprocessing(choice.mean, choice.std, choice.crop_padding, choice.horizontal_flip),
-    )
 
 
 def load_held_out(evaluation: Evaluation) -> tuple[Dataset | None, Dataset | None]:
