@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,8 +139,20 @@ def test_a_table_that_cannot_be_read_says_where_it_should_be(tmp_path: Path) -> 
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"nowhere/table\.json: cannot write the table: No such file"):
+    with pytest.raises(TableError, match=r"nowhere/table\.json: cannot be written: No such file"):
         _table().save(tmp_path / "nowhere" / "table.json")
+
+
+def test_a_table_that_cannot_be_written_whole_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("the one before")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("os.fsync", lambda _file: (_ for _ in ()).throw(full))
+    with pytest.raises(TableError, match="No space left on device"):
+        _table().save(path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["the one before"]
 
 
 def test_a_table_knows_the_network_it_belongs_to() -> None:
