@@ -159,7 +159,7 @@ def _screen(
     clock: _Clock,
 ) -> None:
     began = time.monotonic()
-    team = Workers(job, workers, confirm=False, until_s=time.time() + seconds)
+    team = Workers(job, workers, confirm=False, until_s=time.monotonic() + seconds)
     for _ in _while_running(team):
         clock.spent_s()
         study.release_dead()

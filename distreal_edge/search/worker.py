@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(slots=True)
 class Workers:
-    """Processes that work on one job until `until_s` (unix seconds; None: until the tasks are done)."""
+    """Processes that work on one job until `until_s` of the monotonic clock (None: until the tasks are done)."""
 
     job: Job
     number: int
@@ -119,7 +119,7 @@ def _screen(job: Job, until_s: float | None) -> None:
     cost_of = CostOf(network, job.settings.recipe.batch, job.profile)
     horizon, recipe = job.settings.screening, job.settings.recipe
     refused = 0
-    while (until_s is None or time.time() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
+    while (until_s is None or time.monotonic() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
         trial, counts = study.ask()
         cost, peak_bytes = cost_of(counts)
         if study.is_taken(trial, counts) or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):
