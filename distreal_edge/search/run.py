@@ -231,4 +231,4 @@ def _while_running(team: Workers) -> Iterator[None]:
                     due_s = time.monotonic() + _REPORT_S
                 time.sleep(_POLL_S)
         except ChildProcessError as error:
-            raise StateError(f"a worker of the search has failed: {error}; its own message stands above") from None
+            raise StateError(f"a worker of the search has failed: {error}") from None
