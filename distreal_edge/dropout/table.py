@@ -186,9 +186,14 @@ class Table(_Document, frozen=True):
         `memory_bytes` on so many threads, and its MACs are under the round's `ceiling`. Time and memory are those of
         the profile: `Profile.seconds` and `Profile.peak_bytes` say what holds for thread counts and batches that were
         not measured. With `seconds_per_mac`, measured on one core, they are `macs * batch * seconds_per_mac / threads`
-        and the row's own `peak_bytes` instead. Raises `ConfigError` when there is neither.
+        and the row's own `peak_bytes` instead. Raises `ConfigError` when there is neither, and for a batch or a speed
+        that no step has, with which every row would fit.
         """
         images = self.batch if batch is None else batch
+        if images < 1:
+            raise ConfigError(f"batch={images}: a step has at least one image")
+        if seconds_per_mac is not None and not seconds_per_mac > 0.0:
+            raise ConfigError(f"seconds_per_mac={seconds_per_mac}: multiplying takes more than no time")
         profile = self.profile
         allowed = self.under(ceiling)
         if seconds_per_mac is not None:

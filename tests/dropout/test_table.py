@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.dropout import MAXIMUM_TABLE_BYTES, Row, Table
-from distreal_edge.errors import TableError
+from distreal_edge.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,6 +223,15 @@ def test_the_best_row_is_the_best_of_those_that_fit(
         seconds=seconds, seconds_per_mac=1e-6, threads=threads, memory_bytes=limit, ceiling=ceiling, batch=batch
     )
     assert chosen is best
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": -3}, *({"seconds_per_mac": speed} for speed in (-1.0, 0.0, math.nan))]
+)
+def test_no_row_is_best_for_a_step_that_cannot_be(wrong: Any) -> None:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ConfigError, match=f"{name}={value}: "):
+        _table().best(**{"seconds": 1.0, "seconds_per_mac": 1e-10, **wrong})
 
 
 def test_the_best_row_in_figures() -> None:
