@@ -249,7 +249,7 @@ def test_a_killed_search_goes_on_and_loses_nothing(folder: Path, kill: Callable[
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_signals_end_all_processes_too(folder: Path, number: signal.Signals) -> None:
-    with begin(folder, *COMMAND, "--budget", "14s", "--workers", "2") as process:
+    with begin(folder, *COMMAND, "--budget", "60s", "--workers", "2") as process:
         assert process.stderr is not None
         lines = iter(process.stderr)
         assert any("screening" in line for line in lines)
