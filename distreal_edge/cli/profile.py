@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import click
 
+from distreal_edge.cli.files import is_there
 from distreal_edge.cli.numbers import MOST_THREADS, FiniteRange, parse_threads
 from distreal_edge.errors import ConfigError, NetworkError, TableError
 
@@ -108,7 +110,7 @@ def _table(path: Path) -> Table:
     from distreal_edge.search import shipped_table, shipped_tables  # noqa: PLC0415
 
     # The profile of a shipped table lands in the folder of the start: the package's own may not be ours to write to.
-    named = not path.exists() and str(path) in shipped_tables()
+    named = not is_there(path) and str(path) in shipped_tables()
     return shipped_table(str(path)) if named else Table.load(path, profiled=False)
 
 
@@ -124,7 +126,7 @@ def _network(name: str, classes: int, in_channels: int, image_size: int) -> Netw
 
     if name in NETWORKS:
         return NETWORKS[name](classes=classes, in_channels=in_channels, image_size=image_size)
-    if not Path(name).exists():
+    if not is_there(Path(name)):
         raise NetworkError(f"{name}: neither a network's file nor one of the zoo: {', '.join(NETWORKS)}")
     context = click.get_current_context()
     for option in _ZOO_ONLY:
@@ -147,8 +149,19 @@ def _check_target(target: Path, table: Path) -> None:
     # Before minutes of measuring, not after.
     if target.resolve() == table.resolve():
         raise ConfigError(f"--out {target}: this is the table itself; give the profile a file of its own")
-    if target.is_dir() or not os.access(target.parent, os.W_OK):
+    if not _can_be_written(target):
         raise TableError(f"{target}: the profile cannot be written there; give --out a file in a folder of yours")
+
+
+def _can_be_written(target: Path) -> bool:
+    try:
+        if target.is_dir():
+            return False
+        target.with_name(f"{target.name}.unfinished").exists()  # or its name is too long
+        with TemporaryFile(dir=target.parent):
+            return True
+    except OSError:
+        return False
 
 
 def _with_a_bar(measure: Callable[[Callable[[float], object]], Profile]) -> Profile:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from distreal_edge.cli.files import is_there
 from distreal_edge.cli.numbers import FiniteRange
 from distreal_edge.dropout import DRAW_POLICIES
-from distreal_edge.errors import ConfigError
+from distreal_edge.errors import ConfigError, DataError, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
@@ -29,6 +33,8 @@ __all__ = ["search"]
 
 _DURATION: Final = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _DIGITS: Final = 4
+_LONGEST_SUFFIX: Final = ".evidence.json.unfinished"
+"""Of what is written beside a table."""
 _VALIDATION_IMAGES: Final = 4096
 """With a thousand of CIFAR-10's, which images they are makes 0.005 nats between two vectors: as much as their worth."""
 
@@ -82,10 +88,16 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--batch", default=32, show_default=True, type=click.IntRange(2, 4096))
 @click.option("--lr", default=0.05, show_default=True, type=FiniteRange(1e-6, 100.0))
 @click.option("--snapshots", default="400,2000", show_default=True, type=_Numbers(), help="Mini-batches before each.")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(2), help="Mini-batches of a screening.")
-@click.option("--confirm-steps", default=400, show_default=True, type=click.IntRange(2), help="And of a confirmation.")
+@click.option(
+    "--steps", default=100, show_default=True, type=click.IntRange(2, 10**6), help="Mini-batches of a screening."
+)
+@click.option(
+    "--confirm-steps", default=400, show_default=True, type=click.IntRange(2, 10**6), help="And of a confirmation."
+)
 @click.option("--confirm-seeds", default=3, show_default=True, type=click.IntRange(1, 1000), help="Its repetitions.")
-@click.option("--validation-images", type=click.IntRange(2), help="Images set aside.  [default: 4096, a fifth at most]")
+@click.option(
+    "--validation-images", type=click.IntRange(2, 10**7), help="Images set aside.  [default: 4096, a fifth at most]"
+)
 @click.option("--population", default=16, show_default=True, type=click.IntRange(4, 10_000), help="Of NSGA-II.")
 @click.option("--crop-padding", default=0, show_default=True, type=click.IntRange(0, 64), help="Of a zoo network.")
 @click.option("--horizontal-flip", is_flag=True, help="Of a zoo network: mirror every other image in training.")
@@ -99,17 +111,24 @@ def search(**given: Any) -> None:
     database, several machines search together. Beside the table come its evidence and three pictures.
     """
     from distreal_edge.search.run import run_search  # noqa: PLC0415 - --help must be quick
+    from distreal_edge.search.storage import file_url  # noqa: PLC0415
     from distreal_edge.search.worker import Images, Job  # noqa: PLC0415
 
     out: Path = given["out"]
     _check_target(out)
     images = Images(given["data"], given["root"], given["images"])
     dataset = images.load()
+    if len(set(dataset.labels.tolist())) < 2:
+        raise DataError(
+            f"dataset {dataset.name}: all its {len(dataset)} images are of one class: nothing can be learned"
+        )
     network = _network(given, dataset)
+    if max(network.plan.sizes, default=1) == 1:
+        raise ConfigError(f"{given['network']} has no filters that can be dropped: there is nothing to search")
     profile = _profile(given, network)
     settings = _settings(given, network, dataset, None if profile is None else profile.to_bytes())
     name = given["name"] or f"{settings.network} {settings.data} {settings.recipe.draw}"
-    storage = given["storage"] or f"sqlite:///{out.with_suffix('.search.db').resolve()}"
+    storage = given["storage"] or file_url(out.with_suffix(".search.db").resolve())
     job = Job(storage, name, settings, network.to_bytes(), images, profile)
     workers = given["workers"] or len(os.sched_getaffinity(0))
     data = job.hold_out(dataset)  # before anything is stored that a corrected command would contradict
@@ -127,22 +146,46 @@ def search(**given: Any) -> None:
                 report=report,
             )
 
-        try:
+        with _ending_on_signals():
             _with_a_bar(search_on)
-        except KeyboardInterrupt:
-            click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
-            raise
         table, evidence = _finish(job.settings, network, study, out, given, profile)
     _show(table, evidence, out, as_json=given["as_json"])
 
 
+@contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    # All of them end the search as Ctrl-C does, and its workers with it.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _check_target(out: Path) -> None:
-    if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name the table's file")
-    if not out.resolve().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.resolve().parent}; make it first")
-    if out.suffix != ".json":
-        raise ConfigError(f"--out {out}: a table is a JSON file; end its name in .json")
+    # Before hours of searching, not after.
+    try:
+        if out.is_dir():
+            raise ConfigError(f"--out {out} is a folder; name the table's file")
+        folder = out.resolve().parent
+        if not folder.is_dir():
+            raise ConfigError(f"--out {out}: there is no folder {folder}; make it first")
+        if out.suffix != ".json" or not str(out).isprintable():
+            raise ConfigError(f"--out {out}: a table is a JSON file; end its name in .json, of plain characters")
+        out.with_suffix(_LONGEST_SUFFIX).exists()
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out}: no files can be written there: {error.strerror}; name a file in a folder of yours"
+        ) from None
 
 
 def _network(given: dict[str, Any], dataset: Dataset) -> Network:
@@ -169,7 +212,7 @@ def _network(given: dict[str, Any], dataset: Dataset) -> Network:
             seed=given["seed"],
             preprocessing=preprocessing,
         )
-    if not Path(given["network"]).exists():
+    if not is_there(Path(given["network"])):
         raise ConfigError(
             f"{given['network']!r} is neither a network's file nor in the zoo, which has {', '.join(sorted(NETWORKS))}"
         )
@@ -250,7 +293,13 @@ def _finish(
     evidence = gather_evidence(network, settings, table, costs, scores, evaluations, confirmations)
     table.save(out)
     evidence.save(out.with_suffix(".evidence.json"))
-    _draw(evidence, out)
+    try:
+        _draw(evidence, out)
+    except OSError as error:
+        raise StateError(
+            f"{out} and its evidence are written, but its pictures cannot be: {error.strerror}; make room, and give "
+            "the same command again"
+        ) from None
     return table, evidence
 
 

@@ -13,7 +13,8 @@ from distreal_edge.dropout.draw import check_policy
 from distreal_edge.dropout.fields import Batch, Bytes, Digest, Macs, Part, Sizes, Text, VectorField
 from distreal_edge.dropout.profile import Profile, profile_path
 from distreal_edge.dropout.vectors import check_vector
-from distreal_edge.errors import ConfigError, DataError, TableError
+from distreal_edge.durable import write_durably
+from distreal_edge.errors import ConfigError, DataError, StateError, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,11 +147,11 @@ class Table(_Document, frozen=True):
         return msgspec.json.format(msgspec.json.encode(_Document(*fields)), indent=1)
 
     def save(self, path: str | Path) -> None:
-        """Write the table as a JSON file; raise `TableError` when that cannot be done."""
+        """Write the table as a JSON file, whole or not at all; raise `TableError` when that cannot be done."""
         try:
-            Path(path).write_bytes(self.to_bytes())
-        except OSError as error:
-            raise TableError(f"{path}: cannot write the table: {error.strerror}") from None
+            write_durably(Path(path), self.to_bytes())
+        except StateError as error:
+            raise TableError(str(error)) from None
 
     def check_network(self, structure: str, sizes: Sequence[int]) -> None:
         """Raise `TableError` unless this table was made for the plan with this structure and these group sizes."""
@@ -185,9 +186,14 @@ class Table(_Document, frozen=True):
         `memory_bytes` on so many threads, and its MACs are under the round's `ceiling`. Time and memory are those of
         the profile: `Profile.seconds` and `Profile.peak_bytes` say what holds for thread counts and batches that were
         not measured. With `seconds_per_mac`, measured on one core, they are `macs * batch * seconds_per_mac / threads`
-        and the row's own `peak_bytes` instead. Raises `ConfigError` when there is neither.
+        and the row's own `peak_bytes` instead. Raises `ConfigError` when there is neither, and for a batch or a speed
+        that no step has, with which every row would fit.
         """
         images = self.batch if batch is None else batch
+        if images < 1:
+            raise ConfigError(f"batch={images}: a step has at least one image")
+        if seconds_per_mac is not None and not seconds_per_mac > 0.0:
+            raise ConfigError(f"seconds_per_mac={seconds_per_mac}: multiplying takes more than no time")
         profile = self.profile
         allowed = self.under(ceiling)
         if seconds_per_mac is not None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from distreal_edge.dropout import SCHEMA_VERSION, Row, Table, counts_vector
+from distreal_edge.errors import ConfigError
 from distreal_edge.search.families import FAMILIES, family_members
 from distreal_edge.search.front import pareto_front
+from distreal_edge.search.speed import DIVERGED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,6 +35,8 @@ LEAST_ROWS: Final = 16
 _FEATURES: Final = 5
 _WIDTH_COUNTS: Final = 0.02
 """Nats that twice the cost is worth at the same training loss: what confirmations of ResNet-20 on CIFAR-10 showed."""
+
+_FAR_BELOW: Final = DIVERGED / 2.0
 
 Counts = tuple[int, ...]
 
@@ -89,11 +93,19 @@ class Confirmed:
 
 
 def confirmed_vectors(confirmations: Sequence[Confirmation]) -> dict[Counts, Confirmed]:
-    """Return every confirmed vector; those that miss one of the snapshots and seeds are left out."""
+    """Return every confirmed vector; those that miss one of the snapshots and seeds are left out.
+
+    Raises `ConfigError` when the full network's own training has diverged.
+    """
     found: dict[Counts, dict[tuple[int, int], Confirmation]] = {}
     for one in confirmations:
         found.setdefault(one.task.counts, {})[one.task.snapshot, one.task.seed] = one
     nothing = found.pop((), {})
+    if any(one.loss >= DIVERGED for one in nothing.values()):
+        raise ConfigError(
+            "the full network diverges right after the search's snapshots, so that no vector can be compared with it; "
+            "search with a lower --lr, and give that search another --study"
+        )
     keys = sorted(nothing)
     return {
         counts: Confirmed(
@@ -110,9 +122,18 @@ def estimated_scores(confirmed: Mapping[Counts, Confirmed], costs: Mapping[Count
     The fall is noisy; the loss of the vector's own mini-batches hardly is, and goes with it. So the fall is predicted
     from that loss, the cost, and how many filters are trained, by least squares over all vectors, and each measured
     fall is drawn towards its prediction: all the way when noise explains the distance, not at all when the distances
-    are far beyond noise (empirical Bayes). `costs` are shares of the full network's.
+    are far beyond noise (empirical Bayes). `costs` are shares of the full network's. A vector whose training has
+    diverged says nothing about others, and scores what was measured.
     """
+    sound = {counts: own for counts, own in confirmed.items() if min(own.falls) > -_FAR_BELOW}
+    diverged = {counts: float(np.mean(own.falls)) for counts, own in confirmed.items() if counts not in sound}
+    return _estimated(sound, costs) | diverged
+
+
+def _estimated(confirmed: Mapping[Counts, Confirmed], costs: Mapping[Counts, float]) -> dict[Counts, float]:
     order = list(confirmed)
+    if not order:
+        return {}
     falls = np.array([confirmed[counts].falls for counts in order])  # vector, snapshot and seed
     measured = falls.mean(axis=1)
     if falls.shape[1] < 2 or len(order) <= 2 * _FEATURES:

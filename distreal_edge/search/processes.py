@@ -32,12 +32,13 @@ def is_alive(worker: dict[str, Any] | None) -> bool:
     """Return whether the process of this name lives; nobody does not.
 
     A pid counts only with the time at which its process began. Of processes on other machines only their silence is
-    known: they live for 15 minutes after they wrote their name.
+    known: they live for 15 minutes after they wrote their name. One that wrote in what is the future here is judged by
+    the same 15 minutes, or a clock that was set back would keep the dead alive.
     """
     if worker is None:
         return False
     if worker.get("machine") != this_machine():
-        return bool(time.time() - worker["at"] < _SILENT_S)
+        return bool(abs(time.time() - worker["at"]) < _SILENT_S)
     began = _began(worker["pid"])
     return bool(began is not None and worker["began"] == began and worker["boot"] == _boot())
 

@@ -37,6 +37,8 @@ _RIVALS: Final = ("uniform", "inner")
 _FEWEST_CANDIDATES: Final = 16
 _FORWARD_SHARE: Final = 0.4
 """What a pass over images without training takes, of what training on them takes."""
+_EARLY: Final = 0.1
+"""A budget that snapshots alone exceed is refused within this share of their training, and not when it is done."""
 _POLL_S: Final = 0.1
 _REPORT_S: Final = 2.0
 """Looking through the storage takes time that the workers could use."""
@@ -71,10 +73,10 @@ def run_search(
     """Screen and confirm within the budget, counting what this machine has spent on this search before.
 
     Whenever it is killed, the next call goes on; what was evaluated is never evaluated again. `data` is what the job
-    sets aside of its images. Raises `StateError` when a worker fails.
+    sets aside of its images. Raises `StateError` when a worker fails, or nothing can be screened within the budget.
     """
     clock = _Clock(study)
-    _make_snapshots(job, network, study, data, threads=workers, report=report, clock=clock)
+    _make_snapshots(job, network, study, data, budget_s, threads=workers, report=report, clock=clock)
     study.queue(seed_vectors(network, job.settings.cheapest))
     screening_s = budget_s * _SCREENING_SHARE - clock.spent_s()
     if screening_s > 0.0:
@@ -124,6 +126,7 @@ def _make_snapshots(
     network: Network,
     study: SearchStudy,
     data: HeldIn,
+    budget_s: float,
     *,
     threads: int,
     report: Callable[[Progress], None],
@@ -138,8 +141,12 @@ def _make_snapshots(
         def done(step: int) -> None:
             if step % 20 == 0 or step == total:
                 alive()
-                clock.spent_s()
                 left_s = (time.monotonic() - began) / step * (total - step)
+                if clock.spent_s() + left_s > budget_s and step <= _EARLY * total:
+                    raise StateError(
+                        f"training up to the last snapshot takes some {left_s:.0f} s here, and more than the budget of "
+                        f"{budget_s:.0f} s allows; give the search more time"
+                    )
                 report(Progress("snapshots", step, total, left_s=left_s))
 
         return take_snapshots(
@@ -159,7 +166,7 @@ def _screen(
     clock: _Clock,
 ) -> None:
     began = time.monotonic()
-    team = Workers(job, workers, confirm=False, until_s=time.time() + seconds)
+    team = Workers(job, workers, confirm=False, until_s=time.monotonic() + seconds)
     for _ in _while_running(team):
         clock.spent_s()
         study.release_dead()
@@ -231,4 +238,4 @@ def _while_running(team: Workers) -> Iterator[None]:
                     due_s = time.monotonic() + _REPORT_S
                 time.sleep(_POLL_S)
         except ChildProcessError as error:
-            raise StateError(f"a worker of the search has failed: {error}; its own message stands above") from None
+            raise StateError(f"a worker of the search has failed: {error}") from None

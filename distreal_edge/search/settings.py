@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SearchSettings", "dataset_digest"]
 
 Cost = Literal["macs", "seconds"]
+_MOST_MINI_BATCHES: Final = 10_000_000
 _Count = Annotated[int, msgspec.Meta(ge=2, le=10_000_000)]
 
 
@@ -36,7 +37,7 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     data: str
     data_digest: str
     recipe: Recipe
-    snapshots_at: tuple[Annotated[int, msgspec.Meta(ge=1, le=10_000_000)], ...] = (400, 2000)
+    snapshots_at: tuple[Annotated[int, msgspec.Meta(ge=1, le=_MOST_MINI_BATCHES)], ...] = (400, 2000)
     screening: Horizon
     confirmation: Horizon
     recovery: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 40
@@ -53,8 +54,11 @@ class SearchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """Check what types alone do not say; raise `ConfigError`."""
         check_policy(self.recipe.draw)
         at = list(self.snapshots_at)
-        if not at or at != sorted(set(at)) or at[0] < 1:
-            message = f"snapshots are taken after rising numbers of mini-batches from 1 on, not after {at}"
+        if not at or at != sorted(set(at)) or not 1 <= at[0] <= at[-1] <= _MOST_MINI_BATCHES:
+            message = (
+                "snapshots are taken after rising numbers of mini-batches from 1 on, and "
+                f"{_MOST_MINI_BATCHES} at most, not after {at}"
+            )
             raise ConfigError(message)
 
     @property

@@ -13,8 +13,9 @@ from distreal_edge.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-__all__ = ["STORAGE_FAILURES", "open_storage", "opening_errors", "reason_of", "without_password"]
+__all__ = ["STORAGE_FAILURES", "file_url", "open_storage", "opening_errors", "reason_of", "without_password"]
 
 STORAGE_FAILURES: Final = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _LOCK_TIMEOUT_S: Final = 120.0
@@ -25,7 +26,12 @@ _PAUSE_S: Final = 0.5
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open a database for Optuna, so that several processes can do so at once, and take trials out of it."""
+    """Open a database for Optuna, so that several processes can do so at once, and take trials out of it.
+
+    Raises `ConfigError` for one in memory, and whatever `opening_errors` makes one of.
+    """
+    if _is_in_memory(url):
+        raise ConfigError(f"--storage {url} is in memory, where other processes cannot see it; name a file or a server")
     arguments: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         arguments["connect_args"] = {"timeout": _LOCK_TIMEOUT_S}
@@ -42,6 +48,23 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     if storage.engine.name == "sqlite":
         _lock_while_reading(storage.engine)
     return storage
+
+
+def file_url(path: Path) -> str:
+    """Return the URL of a SQLite file; raise `ConfigError` when its path cannot be written as one."""
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    # Older versions of SQLAlchemy leave what means something in a URL as it is; Optuna fills in braces.
+    if "{" in url or sqlalchemy.engine.make_url(url).database != str(path):
+        raise ConfigError(f"{path} cannot be a database's URL; name the file without special characters")
+    return url
+
+
+def _is_in_memory(url: str) -> bool:
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # what is wrong is said where it is opened
+        return False
+    return parsed.get_backend_name() == "sqlite" and parsed.database in {None, "", ":memory:"}
 
 
 def _lock_while_reading(engine: sqlalchemy.Engine) -> None:
@@ -69,6 +92,7 @@ def opening_errors(url: str) -> Iterator[None]:
         *STORAGE_FAILURES,
         ImportError,  # a database's driver
         OSError,
+        LookupError,  # braces, which Optuna fills in
         ValueError,  # a port that is no number
         RuntimeError,  # tables of another version of Optuna
     ) as error:
@@ -77,8 +101,10 @@ def opening_errors(url: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what a database said, in one line."""
-    return " ".join(str(error.__cause__ or error).split())[:300]
+    """Return what a database said, in one line, without the statement that it was asked."""
+    cause = error.__cause__ or error
+    said = (isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.orig) or cause
+    return " ".join(str(said).split())[:300]
 
 
 def without_password(url: str) -> str:

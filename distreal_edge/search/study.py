@@ -11,7 +11,7 @@ import base64
 import hashlib
 import time
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from math import log2
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -44,7 +44,7 @@ from distreal_edge.search.records import (
 from distreal_edge.search.storage import STORAGE_FAILURES, open_storage, opening_errors, reason_of, without_password
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from optuna.trial import FrozenTrial, Trial
@@ -77,6 +77,7 @@ class SearchStudy:
         with opening_errors(storage):
             self._storage = open_storage(storage)
             self._screening = self._open(name, objectives=len(settings.objectives))
+            self._check_ours(name)
             self._confirming = self._open(f"{name}, confirmation", objectives=1)
             self._claim_settings(name)
 
@@ -109,8 +110,16 @@ class SearchStudy:
             sampler=make_sampler(self.settings.population) if objectives > 1 else None,
         )
 
+    def _check_ours(self, name: str) -> None:
+        # Before anything else, a search has settings.
+        study = self._screening
+        as_made = len(study.directions) == len(self.settings.objectives) and not _trials(study)
+        if "settings" not in study.user_attrs and not as_made:
+            raise ConfigError(f"{name!r} in this storage is no search of vectors; give this search another --study")
+
     def _claim_settings(self, name: str) -> None:
-        before = msgspec.json.decode(self._agree("settings", msgspec.json.encode(self.settings).decode()))
+        self._claimed = self._agree("settings", msgspec.json.encode(self.settings).decode())
+        before = msgspec.json.decode(self._claimed)
         now = msgspec.json.decode(msgspec.json.encode(self.settings))
         different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if different:
@@ -126,7 +135,7 @@ class SearchStudy:
         # first for everybody, also when machines start at once.
         if key not in self._screening.user_attrs:
             self._confirming.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs={key: value}))
-            brought = (trial.user_attrs for trial in self._confirming.get_trials(deepcopy=False))
+            brought = (trial.user_attrs for trial in _trials(self._confirming))
             self._screening.set_user_attr(key, next(attributes[key] for attributes in brought if key in attributes))
         return self._screening.user_attrs[key]
 
@@ -135,14 +144,20 @@ class SearchStudy:
     def make_snapshots(self, network: Network, make: Callable[[Callable[[], None]], Sequence[Network]]) -> None:
         """See to it that there are snapshots: `make` them, unless somebody has, or is at it, which is waited for.
 
-        `make` is handed a function to call now and then, which says that its caller is alive.
+        `make` is handed a function to call now and then, which says that its caller is alive. With settings that it
+        refuses, by a `ConfigError`, the search is taken out of the storage, so that they do not stand in the way of
+        better ones.
         """
         while self._load_snapshots(network) is None:
             maker = self._screening.user_attrs.get("maker")
-            if maker is None or not is_alive(maker):
-                self._make_snapshots(make)
-            else:
+            if maker is not None and is_alive(maker):
                 time.sleep(_POLL_S)
+                continue
+            try:
+                self._make_snapshots(make)
+            except ConfigError:
+                self._give_up()
+                raise
 
     def snapshots(self, network: Network) -> list[Network]:
         """Return the snapshots; raise `StateError` when they are damaged, or not made yet."""
@@ -168,8 +183,19 @@ class SearchStudy:
                 )
         self._agree("snapshots", digests)
 
+    def _give_up(self) -> None:
+        if "snapshots" not in self._screening.user_attrs:
+            for study in (self._screening, self._confirming):
+                optuna.delete_study(study_name=study.study_name, storage=self._storage)
+
     def _load_snapshots(self, network: Network) -> list[Network] | None:
-        attributes = self._screening.user_attrs
+        try:
+            attributes = self._screening.user_attrs
+        except KeyError:
+            attributes = {}
+        # A database may give the number of a search that was taken out to the next one.
+        if attributes.get("settings") != self._claimed:
+            raise StateError("the search was given up by whoever trained its snapshots, and says why there")
         digests = attributes.get("snapshots")
         if digests is None:
             return None
@@ -219,7 +245,7 @@ class SearchStudy:
         self.release_dead()
         known = {
             counts_of(trial)
-            for trial in self._screening.get_trials(deepcopy=False)
+            for trial in _trials(self._screening)
             if trial.state in {TrialState.COMPLETE, TrialState.WAITING, TrialState.RUNNING}
         }
         for origin, counts in seeds:
@@ -275,7 +301,8 @@ class SearchStudy:
 
     def evaluations(self) -> list[Evaluation]:
         """Return every screened vector, in the order of their numbers."""
-        return [evaluation_of(trial) for trial in self._finished(self._screening)]
+        with _reading():
+            return [evaluation_of(trial) for trial in _trials(self._screening, TrialState.COMPLETE)]
 
     # Confirmation
 
@@ -284,7 +311,7 @@ class SearchStudy:
         self._release_dead(self._confirming)
         known = {
             task_of(trial)
-            for trial in self._confirming.get_trials(deepcopy=False)
+            for trial in _trials(self._confirming)
             if "task" in trial.user_attrs and trial.state is not TrialState.FAIL
         }
         for task in tasks:
@@ -318,24 +345,21 @@ class SearchStudy:
     def confirmations(self) -> list[Confirmation]:
         """Return what came of all tasks, each task once."""
         found: dict[Task, Confirmation] = {}
-        for trial in self._finished(self._confirming):
-            task = task_of(trial)
-            own = trial.user_attrs
-            loss = float(trial.values[0])
-            found.setdefault(task, Confirmation(task, loss, own["own_loss"], own["seconds"], worker_name(trial)))
+        with _reading():
+            for trial in _trials(self._confirming, TrialState.COMPLETE):
+                task = task_of(trial)
+                own = trial.user_attrs
+                loss = float(trial.values[0])
+                found.setdefault(task, Confirmation(task, loss, own["own_loss"], own["seconds"], worker_name(trial)))
         return list(found.values())
 
     def waiting_tasks(self) -> int:
         """Return how many tasks are queued that nobody is at."""
-        return len(self._confirming.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    @staticmethod
-    def _finished(study: optuna.Study) -> list[FrozenTrial]:
-        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return len(_trials(self._confirming, TrialState.WAITING))
 
     def _release_dead(self, study: optuna.Study) -> None:
         # What a process was at when it was killed goes back into the queue.
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in _trials(study, TrialState.RUNNING):
             own = trial.user_attrs
             if not self._is_left(study, trial):
                 continue
@@ -355,9 +379,25 @@ class SearchStudy:
         return time.monotonic() - seen >= _NAMELESS_S
 
 
+def _trials(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    with _reading():
+        return study.get_trials(deepcopy=False, states=states or None)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    # Optuna, and whatever it reads with, raise these at what none of them has written.
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise StateError(
+            f"what the search's storage holds is damaged ({reason_of(error)}); begin the search anew, in another one"
+        ) from None
+
+
 def _another_has(study: optuna.Study, trial: Trial, same: Callable[[FrozenTrial], bool]) -> bool:
     # Whether a trial with the same work has finished, or is at it and came earlier: of two at once one goes on.
-    others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    others = _trials(study, TrialState.COMPLETE, TrialState.RUNNING)
     return any(
         other.state is TrialState.COMPLETE or (other.number < trial.number and is_alive(other.user_attrs.get(WORKER)))
         for other in others

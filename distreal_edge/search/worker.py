@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from distreal_edge.data import load_dataset
+from distreal_edge.errors import DistrealError
 from distreal_edge.network import Network
 from distreal_edge.search.cost import CostOf
 from distreal_edge.search.records import Evaluation, Task
@@ -16,7 +18,8 @@ from distreal_edge.search.speed import hold_out, recovered_losses, training_loss
 from distreal_edge.search.study import SearchStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
@@ -73,53 +76,80 @@ class Job:
 
 @dataclass(slots=True)
 class Workers:
-    """Processes that work on one job until `until_s` (unix seconds; None: until the tasks are done)."""
+    """Processes that work on one job until `until_s` of the monotonic clock (None: until the tasks are done)."""
 
     job: Job
     number: int
     confirm: bool
     until_s: float | None = None
-    _processes: list[BaseProcess] = field(default_factory=list)
+    _processes: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         """Start them: fresh interpreters, which share nothing with this one."""
         context = multiprocessing.get_context("spawn")
-        target = _confirm if self.confirm else _screen
+        work = _confirm if self.confirm else _screen
         # They inherit it: whoever starts them decides when they stop, also when somebody presses Ctrl-C in their
         # terminal while they are still being imported.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for number in range(self.number):
+                last_words, ours = context.Pipe(duplex=False)
                 process = context.Process(
-                    target=target, args=(self.job, self.until_s), name=f"search-{number + 1}", daemon=True
+                    target=_work, args=(work, self.job, self.until_s, ours), name=f"search-{number + 1}", daemon=True
                 )
                 process.start()
-                self._processes.append(process)
+                ours.close()
+                self._processes.append((process, last_words))
         finally:
             signal.signal(signal.SIGINT, handler)
         return self
 
     def __exit__(self, *_error: object) -> None:
         """Stop what still runs; what is stored stays."""
-        for process in self._processes:
+        for process, _ in self._processes:
             process.terminate()
-        for process in self._processes:
+        for process, last_words in self._processes:
             process.join()
+            last_words.close()
 
     def running(self) -> bool:
-        """Return whether any of them is still at work; raise `ChildProcessError` when one has failed."""
-        failed = [process for process in self._processes if process.exitcode not in {None, 0}]
-        if failed:
-            raise ChildProcessError(f"{failed[0].name} ended with exit code {failed[0].exitcode}")
-        return any(process.is_alive() for process in self._processes)
+        """Return whether any of them is still at work; raise `ChildProcessError` that says how one has failed."""
+        for process, last_words in self._processes:
+            if process.exitcode not in {None, 0}:
+                raise ChildProcessError(_failure(process, last_words))
+        return any(process.is_alive() for process, _ in self._processes)
 
 
-def _screen(job: Job, until_s: float | None) -> None:
-    study, data, snapshots, network = _prepare(job)
+def _failure(process: BaseProcess, last_words: Connection) -> str:
+    code = process.exitcode
+    assert code is not None
+    if code < 0:
+        name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+        hint = "; the system does so when memory runs out: fewer --workers need less" if -code == signal.SIGKILL else ""
+        return f"{process.name} was killed by {name}{hint}; the same command goes on from here"
+    try:
+        return str(last_words.recv())
+    except EOFError:
+        return f"{process.name} ended with exit code {code}; its own message stands above"
+
+
+def _work(
+    work: Callable[[SearchStudy, Job, float | None], None], job: Job, until_s: float | None, end: Connection
+) -> None:
+    try:
+        with job.open_study(Network.from_bytes(job.network)) as study:
+            work(study, job, until_s)
+    except DistrealError as error:
+        end.send(str(error))
+        sys.exit(error.exit_code)
+
+
+def _screen(study: SearchStudy, job: Job, until_s: float | None) -> None:
+    data, snapshots, network = _prepare(study, job)
     cost_of = CostOf(network, job.settings.recipe.batch, job.profile)
     horizon, recipe = job.settings.screening, job.settings.recipe
     refused = 0
-    while (until_s is None or time.time() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
+    while (until_s is None or time.monotonic() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
         trial, counts = study.ask()
         cost, peak_bytes = cost_of(counts)
         if study.is_taken(trial, counts) or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):
@@ -137,8 +167,8 @@ def _screen(job: Job, until_s: float | None) -> None:
         study.tell(trial, Evaluation(trial.number, counts, cost, peak_bytes, losses, "", seconds, ""))
 
 
-def _confirm(job: Job, _until_s: float | None) -> None:
-    study, data, snapshots, _ = _prepare(job)
+def _confirm(study: SearchStudy, job: Job, _until_s: float | None) -> None:
+    data, snapshots, _ = _prepare(study, job)
     while not _orphaned() and (taken := study.next_task()) is not None:
         trial, task = taken
         began = time.perf_counter()
@@ -159,10 +189,9 @@ def run_task(task: Task, snapshots: Sequence[Network], data: HeldIn, settings: S
     )
 
 
-def _prepare(job: Job) -> tuple[SearchStudy, HeldIn, list[Network], Network]:
+def _prepare(study: SearchStudy, job: Job) -> tuple[HeldIn, list[Network], Network]:
     network = Network.from_bytes(job.network)
-    study = job.open_study(network)
-    return study, job.hold_out(job.images.load()), study.snapshots(network), network
+    return job.hold_out(job.images.load()), study.snapshots(network), network
 
 
 def _orphaned() -> bool:

@@ -41,6 +41,7 @@ def prepare(folder: Path) -> None:
     images = (rng.integers(0, 120, (400, 6, 6)) + 60 * labels[:, None, None]).astype(np.uint8)
     arrays = {"x_train": images, "y_train": labels, "x_test": images[:9], "y_test": labels[:9]}
     np.savez(folder / "blobs.npz", **arrays)
+    np.savez(folder / "alike.npz", **{**arrays, "y_train": np.zeros_like(labels)})
     builder = PlanBuilder((1, 6, 6))
     stem = builder.conv2d("stem", builder.input, 8, kernel=3, padding=1, bias=False)
     value = builder.relu(builder.batch_norm("stem_bn", stem))
@@ -169,6 +170,19 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(searched: tupl
 
 
 @pytest.mark.slow
+def test_pictures_that_cannot_be_written_leave_the_table_and_its_evidence(searched: tuple[Path, Any]) -> None:
+    folder, _ = searched
+    (folder / "full.front.png").symlink_to("/dev/full")
+    storage = ("--storage", "sqlite:///table.search.db", "--out", "full.json")
+    ran = run(folder, *COMMAND, "--budget", "12s", "--workers", "1", *storage)
+    assert ran.returncode == 8
+    said = "full.json and its evidence are written, but its pictures cannot be: No space left on device; make room"
+    assert said in ran.stderr.splitlines()[-1]
+    assert (folder / "full.json").read_bytes() == (folder / "table.json").read_bytes()
+    assert (folder / "full.evidence.json").exists()
+
+
+@pytest.mark.slow
 def test_other_settings_are_refused_in_the_same_storage(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     refused = run(folder, *COMMAND, "--lr", "0.1")
@@ -233,6 +247,20 @@ def test_a_killed_search_goes_on_and_loses_nothing(folder: Path, kill: Callable[
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_all_processes_too(folder: Path, number: signal.Signals) -> None:
+    with begin(folder, *COMMAND, "--budget", "60s", "--workers", "2") as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr)
+        assert any("screening" in line for line in lines)
+        process.send_signal(number)
+        said = "".join(lines).split("\n")
+    assert process.returncode == 130
+    assert [line for line in said if line] == [GOES_ON, "distreal-edge: interrupted"]
+    wait_for(lambda: not living(process.pid), seconds=10.0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["screening", "confirming"])
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder: Path, phase: str) -> None:
     with begin(folder, *COMMAND, "--budget", "14s", "--workers", "2") as process:
@@ -256,6 +284,13 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder: Path, phase: st
         (["--out", "."], 2, "--out . is a folder; name the table's file"),
         (["--out", "no/where.json"], 2, "make it first"),
         (["--out", "table.db"], 2, "end its name in .json"),
+        (["--out", "t\nable.json"], 2, "end its name in .json, of plain characters"),
+        (["--out", "t\udcff.json"], 2, "end its name in .json, of plain characters"),
+        (["--out", "a" * 300 + ".json"], 2, "no files can be written there: File name too long"),
+        # .evidence.json.unfinished no longer fits.
+        (["--out", "a" * 235 + ".json"], 2, "no files can be written there: File name too long"),
+        (["--out", "/proc/table.json"], 2, "no files can be written there: "),
+        (["--root", "alike.npz"], 4, "all its 400 images are of one class: nothing can be learned"),
         (["--data", "mnist"], 4, "dataset mnist: no train files in blobs.npz"),
         (["--data", "pictures"], 4, "no dataset is called 'pictures'. Known are "),
         (["--root", "none.npz"], 4, "none.npz"),
@@ -269,6 +304,7 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder: Path, phase: st
         (["--budget", ""], 2, "'' is no time"),
         (["--budget", "0s"], 2, "'0s' is no time"),
         (["--budget", "9" * 40 + "h"], 2, "is no time"),
+        (["--storage", "sqlite://"], 2, "is in memory, where other processes cannot see it"),
         (["--storage", "nonsense"], 2, "the search's storage 'nonsense' cannot be opened"),
         (["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/x"], 2, "postgresql+psycopg://me:***@127.0.0.1:1/x"),
         (["--workers", "0"], 2, "--workers"),
@@ -284,9 +320,12 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder: Path, phase: st
         (["--lr", "0"], 2, "--lr"),
         (["--snapshots", "4,x"], 2, "write whole numbers with commas between them, as 400,2000"),
         (["--snapshots", ""], 2, "write whole numbers"),
-        (["--snapshots", "0,4"], 2, "from 1 on, not after [0, 4]"),
-        (["--snapshots", "4,2"], 2, "from 1 on, not after [4, 2]"),
+        (["--snapshots", "0,4"], 2, "from 1 on, and 10000000 at most, not after [0, 4]"),
+        (["--snapshots", "4,2"], 2, "not after [4, 2]"),
+        (["--snapshots", "99999999"], 2, "not after [99999999]"),
         (["--steps", "1"], 2, "--steps"),
+        (["--steps", "1000001"], 2, "--steps"),
+        (["--confirm-steps", "1000001"], 2, "--confirm-steps"),
         (["--confirm-steps", "1"], 2, "--confirm-steps"),
         (["--confirm-seeds", "0"], 2, "--confirm-seeds"),
         (["--population", "3"], 2, "--population"),
@@ -312,6 +351,9 @@ def test_what_cannot_be_searched_is_one_line(
 @pytest.mark.parametrize(
     ("network", "code", "said"),
     [
+        ("none.safetensors", 2, "none.safetensors has no filters that can be dropped: there is nothing to search"),
+        ("single.safetensors", 2, "single.safetensors has no filters that can be dropped: there is nothing to search"),
+        ("a" * 300, 2, "is neither a network's file nor in the zoo, which has densenet40, "),
         ("resnet9", 2, "'resnet9' is neither a network's file nor in the zoo, which has densenet40, "),
         ("blobs.npz", 3, "blobs.npz"),
         ("other.safetensors", 2, "takes images [1, 5, 5] of 3 classes; those of blobs are [1, 6, 6], of 3 classes"),
@@ -321,9 +363,15 @@ def test_what_cannot_be_searched_is_one_line(
 def test_a_network_that_cannot_be_searched_is_one_line(
     cli: Callable[..., Any], folder: Path, network: str, code: int, said: str
 ) -> None:
-    for name, size, classes in (("other", 5, 3), ("fewer", 6, 2)):
+    for name, size, filters, classes in (
+        ("other", 5, 4, 3),
+        ("fewer", 6, 4, 2),
+        ("none", 6, 0, 3),
+        ("single", 6, 1, 3),
+    ):
         builder = PlanBuilder((1, size, size))
-        value = builder.global_avg_pool(builder.conv2d("conv", builder.input, 4, kernel=3, padding=1))
+        value = builder.conv2d("conv", builder.input, filters, kernel=3, padding=1) if filters else builder.input
+        value = builder.global_avg_pool(value)
         plan = builder.finish(builder.linear("fc", builder.flatten(value), classes))
         Network.initialise(plan).save(folder / f"{name}.safetensors")
     refused = cli("search", network, *COMMAND[2:])

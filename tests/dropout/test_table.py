@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.dropout import MAXIMUM_TABLE_BYTES, Row, Table
-from distreal_edge.errors import TableError
+from distreal_edge.errors import ConfigError, TableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,8 +140,20 @@ def test_a_table_that_cannot_be_read_says_where_it_should_be(tmp_path: Path) -> 
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"nowhere/table\.json: cannot write the table: No such file"):
+    with pytest.raises(TableError, match=r"nowhere/table\.json: cannot be written: No such file"):
         _table().save(tmp_path / "nowhere" / "table.json")
+
+
+def test_a_table_that_cannot_be_written_whole_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.json"
+    path.write_text("the one before")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("os.fsync", lambda _file: (_ for _ in ()).throw(full))
+    with pytest.raises(TableError, match="No space left on device"):
+        _table().save(path)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["the one before"]
 
 
 def test_a_table_knows_the_network_it_belongs_to() -> None:
@@ -208,6 +223,15 @@ def test_the_best_row_is_the_best_of_those_that_fit(
         seconds=seconds, seconds_per_mac=1e-6, threads=threads, memory_bytes=limit, ceiling=ceiling, batch=batch
     )
     assert chosen is best
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"batch": -3}, *({"seconds_per_mac": speed} for speed in (-1.0, 0.0, math.nan))]
+)
+def test_no_row_is_best_for_a_step_that_cannot_be(wrong: Any) -> None:
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ConfigError, match=f"{name}={value}: "):
+        _table().best(**{"seconds": 1.0, "seconds_per_mac": 1e-10, **wrong})
 
 
 def test_the_best_row_in_figures() -> None:

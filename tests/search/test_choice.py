@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distreal_edge.dropout import Table, counts_vector, filter_counts
+from distreal_edge.errors import ConfigError
 from distreal_edge.search.choice import (
     Confirmed,
     choose_candidates,
@@ -18,6 +19,7 @@ from distreal_edge.search.choice import (
 )
 from distreal_edge.search.families import FAMILIES, macs_of
 from distreal_edge.search.records import Confirmation, Evaluation, Task
+from distreal_edge.search.speed import DIVERGED
 
 if TYPE_CHECKING:
     from distreal_edge.network import Network
@@ -185,6 +187,29 @@ def test_few_vectors_or_one_measurement_of_each_score_what_was_measured() -> Non
     assert estimated_scores(few, costs) == pytest.approx(means_of(few))
     once = {counts: Confirmed(own.falls[:1], own.own_losses[:1]) for counts, own in confirmed.items()}
     assert estimated_scores(once, costs) == pytest.approx(means_of(once))
+
+
+def test_a_vector_that_diverged_says_nothing_about_others() -> None:
+    confirmed, costs, _ = simulated(np.random.default_rng(3), noise=0.01, off=0.01)
+    scores = estimated_scores(confirmed, costs)
+    diverged = Confirmed((-98.0, *(0.3,) * 5), (100.0, *(1.0,) * 5))
+    with_it = estimated_scores(confirmed | {(40, 1): diverged}, costs | {(40, 1): 1.0})
+    assert with_it.pop((40, 1)) == pytest.approx((-98.0 + 5 * 0.3) / 6)
+    assert with_it == scores
+
+
+def test_vectors_that_all_diverged_score_what_was_measured() -> None:
+    diverged = Confirmed((-98.0,) * 6, (100.0,) * 6)
+    assert estimated_scores({(1, 1): diverged, (4, 6): diverged}, {(1, 1): 0.1, (4, 6): 1.0}) == {
+        (1, 1): -98.0,
+        (4, 6): -98.0,
+    }
+
+
+def test_nothing_is_compared_with_a_full_network_that_diverged() -> None:
+    confirmations = [Confirmation(Task((), 0, 101), DIVERGED, DIVERGED, 1.0, "")]
+    with pytest.raises(ConfigError, match="diverges right after the search's snapshots, so that no vector can be"):
+        confirmed_vectors(confirmations)
 
 
 # Tables

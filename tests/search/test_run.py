@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import threading
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from math import log
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 import distreal_edge as de
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from distreal_edge.data import Dataset
     from distreal_edge.network import Network
     from distreal_edge.search.settings import SearchSettings
 
@@ -25,6 +31,11 @@ if TYPE_CHECKING:
 @pytest.fixture
 def job(storage: str, settings_with: Callable[..., SearchSettings], network: Network, tmp_path: Path) -> Job:
     return Job(storage, "one", settings_with(), network.to_bytes(), Images("npz", tmp_path / "nowhere.npz"))
+
+
+class Done(nullcontext[None]):
+    def running(self) -> bool:
+        return False
 
 
 class Unwanted:
@@ -57,14 +68,89 @@ def test_a_command_waits_for_the_tasks_that_others_are_at(
         assert study.spent_s() > 0.0
 
 
-def test_a_worker_that_fails_ends_the_search(job: Job, network: Network, capfd: Any) -> None:
-    def wait() -> None:
-        for _ in run._while_running(Workers(job, 1, confirm=True)):
-            pass
+def wait_for(team: Workers) -> None:
+    for _ in run._while_running(team):
+        pass
 
-    with pytest.raises(StateError, match="a worker of the search has failed: search-1 ended with exit code 1; its own"):
-        wait()
-    assert "nowhere.npz" in capfd.readouterr().err
+
+def test_a_worker_that_fails_ends_the_search_with_its_own_words(job: Job, capfd: Any) -> None:
+    with pytest.raises(StateError, match=r"a worker of the search has failed: dataset npz: .*nowhere\.npz"):
+        wait_for(Workers(job, 1, confirm=True))
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_of_a_worker_that_nobody_expected_stays_to_be_read(job: Job, capfd: Any) -> None:
+    unexpected = replace(job, network=None)  # type: ignore[arg-type]
+    with pytest.raises(StateError, match="has failed: search-1 ended with exit code 1; its own message stands above"):
+        wait_for(Workers(unexpected, 1, confirm=True))
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_worker_that_was_killed_ends_the_search_and_says_by_what(job: Job, capfd: Any) -> None:
+    # It waits for ever for images out of this pipe.
+    pipe = job.images.root
+    assert pipe is not None
+    os.mkfifo(pipe)
+    team = Workers(job, 1, confirm=True)
+    running = run._while_running(team)
+    next(running)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    said = "search-1 was killed by SIGKILL; the system does so when memory runs out: fewer --workers need less; the"
+    with pytest.raises(StateError, match=said):
+        list(running)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_clock_that_is_set_back_prolongs_no_screening(
+    job: Job, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    untils: list[float | None] = []
+
+    def noted(_job: Job, _number: int, *, confirm: bool, until_s: float | None = None) -> Any:
+        untils.append(until_s)
+        return Done()
+
+    monkeypatch.setattr(run, "Workers", noted)
+    with job.open_study(network) as study:
+        clock = run._Clock(study)
+        monkeypatch.setattr(time, "time", lambda: 0.0)
+        run._screen(job, network, study, 5.0, 2, lambda _progress: None, clock)
+    (until_s,) = untils
+    assert until_s is not None
+    assert began + 5.0 <= until_s <= time.monotonic() + 5.0
+
+
+@pytest.mark.parametrize(("budget_s", "enough"), [(0.001, False), (3600.0, True)])
+def test_a_budget_that_snapshots_alone_exceed_is_refused_at_once(
+    job: Job, network: Network, dataset: Dataset, budget_s: float, enough: bool
+) -> None:
+    job = replace(job, settings=msgspec.structs.replace(job.settings, snapshots_at=(200, 201)))
+    steps: list[float] = []
+    with job.open_study(network) as study:
+
+        def make() -> None:
+            run._make_snapshots(
+                job,
+                network,
+                study,
+                job.hold_out(dataset),
+                budget_s,
+                threads=1,
+                report=lambda progress: steps.append(progress.done),
+                clock=run._Clock(study),
+            )
+
+        if enough:
+            make()
+            assert steps[-1] == 201
+        else:
+            with pytest.raises(
+                StateError, match=r"takes some \d+ s here, and more than the budget of 0 s allows; give"
+            ):
+                make()
+            assert steps == []
 
 
 def test_nothing_screened_asks_for_more_time(job: Job) -> None:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from distreal_edge.search import processes, study
 from distreal_edge.search.processes import is_alive, this_process
 from distreal_edge.search.records import Evaluation, Task
 from distreal_edge.search.speed import Recipe
-from distreal_edge.search.storage import without_password
+from distreal_edge.search.storage import file_url, without_password
 from distreal_edge.search.study import SearchStudy
 
 if TYPE_CHECKING:
@@ -109,10 +111,11 @@ def test_of_several_that_begin_at_once_all_have_the_settings_of_one(storage: str
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"snapshots_at": ()}, "rising numbers of mini-batches from 1 on, not after []"),
-        ({"snapshots_at": (0, 5)}, "from 1 on, not after [0, 5]"),
-        ({"snapshots_at": (5, 5)}, "from 1 on, not after [5, 5]"),
-        ({"snapshots_at": (9, 5)}, "from 1 on, not after [9, 5]"),
+        ({"snapshots_at": ()}, "rising numbers of mini-batches from 1 on, and 10000000 at most, not after []"),
+        ({"snapshots_at": (0, 5)}, "from 1 on, and 10000000 at most, not after [0, 5]"),
+        ({"snapshots_at": (5, 5)}, "not after [5, 5]"),
+        ({"snapshots_at": (9, 5)}, "not after [9, 5]"),
+        ({"snapshots_at": (5, 10_000_001)}, "not after [5, 10000001]"),
         ({"recipe": Recipe(draw="best")}, "unknown draw policy 'best'"),
     ],
 )
@@ -195,6 +198,20 @@ def test_a_process_waits_for_another_that_makes_the_snapshots(opens: Any, networ
         maker.wait()
     waiting.join(30)
     assert second.snapshots(network)[0].to_bytes() == trained(network, 2).to_bytes()
+
+
+def test_settings_that_cannot_be_trained_with_do_not_stand_in_the_way_of_others(opens: Any, network: Network) -> None:
+    def refuse(alive: Callable[[], None]) -> list[Network]:
+        raise ConfigError("a lower one")
+
+    waiting = opens()
+    with pytest.raises(ConfigError, match="a lower one"):
+        opens().make_snapshots(network, refuse)
+    better = opens(recipe=Recipe(batch=8, lr=0.01))
+    better.make_snapshots(network, lambda _alive: [trained(network, 1)])
+    assert len(better.snapshots(network)) == 1
+    with pytest.raises(StateError, match="the search was given up by whoever trained its snapshots, and says why"):
+        waiting.make_snapshots(network, refuse)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "lost", "not base 85"])
@@ -558,6 +575,12 @@ def test_a_process_elsewhere_lives_as_long_as_it_is_not_silent() -> None:
     assert not is_alive({**elsewhere, "at": time.time() - 1000.0})
 
 
+def test_a_clock_that_was_set_back_keeps_no_dead_process_alive() -> None:
+    elsewhere = {**this_process(), "machine": "another board", "pid": 1, "boot": "its own"}
+    assert is_alive({**elsewhere, "at": time.time() + 800.0})
+    assert not is_alive({**elsewhere, "at": time.time() + 86_400.0})
+
+
 # The budget and what is chosen
 
 
@@ -609,6 +632,61 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path, settings_with: An
     (tmp_path / "search.db").write_text("not a database, however long this text may be" * 100)
     with pytest.raises(ConfigError, match="cannot be opened: file is not a database"):
         SearchStudy(f"sqlite:///{tmp_path / 'search.db'}", "one", settings_with(), SIZES)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite+pysqlite://"])
+def test_a_storage_that_no_other_process_can_see_is_refused(url: str, settings_with: Any) -> None:
+    with pytest.raises(ConfigError, match="is in memory, where other processes cannot see it; name a file or a server"):
+        SearchStudy(url, "one", settings_with(), SIZES)
+
+
+@pytest.mark.parametrize("name", ["plain.db", "a b.db", "a?b#c.db", "a%41.db", "a{b}.db", "é.db"])
+def test_a_file_is_found_whatever_it_is_called(tmp_path: Path, settings_with: Any, name: str) -> None:
+    with SearchStudy(file_url(tmp_path / name), "one", settings_with(), SIZES):
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["minimize"] * 2])
+def test_a_study_of_something_else_is_refused(storage: str, settings_with: Any, directions: list[str]) -> None:
+    theirs = optuna.create_study(storage=storage, study_name="one", directions=directions)
+    theirs.tell(theirs.ask(), [1.0] * len(directions))
+    with pytest.raises(ConfigError, match="'one' in this storage is no search of vectors; give this search another"):
+        SearchStudy(storage, "one", settings_with(), SIZES)
+    assert theirs.user_attrs == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE trials SET state = 'COMALETE' WHERE state = 'COMPLETE'",
+        "DELETE FROM trial_user_attributes WHERE key = 'losses'",
+        "UPDATE trial_user_attributes SET value_json = '[1' WHERE key = 'losses'",
+        "UPDATE trial_user_attributes SET value_json = '1' WHERE key = 'losses'",
+    ],
+)
+def test_a_storage_with_damage_in_what_it_holds_is_an_error_of_ours(opens: Any, storage: str, damage: str) -> None:
+    screen(opens())
+    with closing(sqlite3.connect(storage.removeprefix("sqlite:///"))) as base, base:
+        assert base.execute(damage).rowcount == 1
+
+    def read_it() -> None:
+        opens().evaluations()
+
+    with pytest.raises((ConfigError, StateError), match=r"damaged \(|cannot be opened: "):
+        read_it()
+
+
+def test_a_failure_is_told_without_the_statement_that_failed(opens: Any, storage: str) -> None:
+    search = opens()
+    with closing(sqlite3.connect(storage.removeprefix("sqlite:///"))) as base, base:
+        base.execute("DROP TABLE trial_user_attributes")
+
+    def write() -> None:
+        with search:
+            search.request(TASKS[:1])
+
+    with pytest.raises(StateError, match=r"failed: no such table: trial_user_attributes; what it holds stays"):
+        write()
 
 
 def test_a_url_is_shown_without_what_is_secret() -> None:
