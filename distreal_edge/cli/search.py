@@ -75,7 +75,13 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--images", type=click.IntRange(64), help="Take only the first of the dataset's images.")
 @click.option("--draw", default="ordered", show_default=True, type=click.Choice(sorted(DRAW_POLICIES)))
-@click.option("--budget", default="30m", show_default=True, type=_Duration(), help="How long this machine may search.")
+@click.option(
+    "--budget",
+    default="30m",
+    show_default=True,
+    type=_Duration(),
+    help="How long this machine may search; the least that is confirmed may take longer.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The table's JSON file.")
 @click.option("--storage", help="A database's URL, to share the search.  [default: OUT with .search.db, SQLite]")
 @click.option("--study", "name", help="The search's name in the storage.  [default: NETWORK DATA DRAW]")
@@ -345,8 +351,9 @@ def _with_a_bar(work: Callable[[Callable[[SearchProgress], None]], None]) -> Non
 def _words(now: SearchProgress) -> str:
     if now.phase == "snapshots":
         return "training at mixed rates"
-    found = f"{now.vectors} vectors, hypervolume {now.hypervolume:.4f}"
-    return f"screening: {found}" if now.phase == "screening" else f"confirming the front ({found})"
+    if now.phase == "confirmation":
+        return f"confirming: {now.done:.0f} of {now.total:.0f} trainings"
+    return f"screening: {now.vectors} vectors" + (f", hypervolume {now.hypervolume:.4f}" if now.vectors else "")
 
 
 def _clock(seconds: float) -> str:
@@ -387,8 +394,10 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
         f"{figures['hypervolume']:.4f} nats, of uniform rates {figures['hypervolume_uniform']:.4f}.\n"
         f"{out}, with its evidence and pictures beside it.",
         markup=False,
+        soft_wrap=True,
     )
     if len(table.rows) < LEAST_ROWS:
         console.print(
-            f"Only {len(table.rows)} rows stand above the noise; a longer --budget or more --confirm-seeds give more."
+            f"Only {len(table.rows)} rows stand above the noise; a longer --budget or more --confirm-seeds give more.",
+            soft_wrap=True,
         )

@@ -77,7 +77,7 @@ def draw_rates(evidence: Evidence, path: Path, *, title: str) -> None:
         axes.set_yticks(range(len(evidence.groups)), evidence.groups, fontsize=7)
         axes.set_xticks(range(len(rows)), [f"{100 * one.cost:.3g}" for one in rows], rotation=90, fontsize=7)
         axes.set_xlabel(f"rows, by their share of the full network's {_unit(evidence)} (%)")
-        figure.colorbar(picture, label="share of the group's filters that is kept")
+        figure.colorbar(picture, label="share of filters that is kept")
         axes.set_title(title)
         figure.savefig(path)
 
@@ -92,7 +92,16 @@ def draw_hypervolume(evidence: Evidence, path: Path, *, title: str) -> None:
     begun = min(max(given, default=1), len(reached))
     with _axes((9, 4.2)) as (figure, axes):
         numbers = range(begun, len(reached) + 1)
-        axes.step(numbers, reached[begun - 1 :], where="post", color=BLUE, linewidth=1.8, label="all vectors so far")
+        axes.step(
+            numbers,
+            reached[begun - 1 :],
+            where="post",
+            color=BLUE,
+            linewidth=1.8,
+            marker="o" if len(numbers) == 1 else "",  # a line of one point is not seen
+            label="all vectors so far",
+        )
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.axhline(
             evidence.hypervolumes["screened at the start"],
             color=GREY,

@@ -179,7 +179,10 @@ def _screen(
 def _affordable(settings: SearchSettings, evaluations: Sequence[Evaluation], core_s: float, *, most: int) -> int:
     # How many vectors can be confirmed in so many seconds of one core, judged by what screening took.
     if not evaluations:
-        raise StateError("no vector could be screened within the budget; give the search more time")
+        raise StateError(
+            "no vector could be screened within the budget; give the search more time (snapshots count, and that every "
+            "process reads the images)"
+        )
     per_screening = len(settings.snapshots_at) * len(settings.screening.seeds) * settings.screening.steps
     step_s = sum(evaluation.seconds for evaluation in evaluations) / len(evaluations) / per_screening
     full_s = max(evaluation.seconds for evaluation in evaluations) / per_screening

@@ -118,9 +118,9 @@ class SearchStudy:
             raise ConfigError(f"{name!r} in this storage is no search of vectors; give this search another --study")
 
     def _claim_settings(self, name: str) -> None:
-        self._claimed = self._agree("settings", msgspec.json.encode(self.settings).decode())
-        before = msgspec.json.decode(self._claimed)
-        now = msgspec.json.decode(msgspec.json.encode(self.settings))
+        mine = msgspec.json.encode(self.settings).decode()
+        self._claimed = self._agree("settings", mine)
+        before, now = _flattened(msgspec.json.decode(self._claimed)), _flattened(msgspec.json.decode(mine))
         different = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
         if different:
             shown = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in different)
@@ -403,6 +403,17 @@ def _another_has(study: optuna.Study, trial: Trial, same: Callable[[FrozenTrial]
         for other in others
         if other.number != trial.number and same(other)
     )
+
+
+def _flattened(settings: dict[str, Any]) -> dict[str, Any]:
+    # A message names the one figure that differs, as "screening.steps".
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": one for inner, one in _flattened(value).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _gene(group: int) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_it_says_what_it_does_and_what_it_found(searched: tuple[Path, Any]) -> N
     begun, screening, confirming = ran.stderr.splitlines()
     assert begun == "distreal-edge: training at mixed rates"
     assert screening.startswith("distreal-edge: screening: ")
-    assert confirming.startswith("distreal-edge: confirming the front (")
+    assert re.fullmatch(r"distreal-edge: confirming: \d+ of \d+ trainings", confirming)
     assert "100.0 %" in ran.stdout
     assert "vectors were screened" in ran.stdout
     assert "table.json, with its evidence and pictures beside it." in ran.stdout
@@ -188,7 +189,7 @@ def test_other_settings_are_refused_in_the_same_storage(searched: tuple[Path, An
     refused = run(folder, *COMMAND, "--lr", "0.1")
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert "was begun with other settings (recipe was " in line
+    assert "was begun with other settings (recipe.lr was 0.05, is 0.1)" in line
 
 
 # Killed and stopped

@@ -79,7 +79,7 @@ def test_other_settings_are_refused_and_named(opens: Any) -> None:
         opens(seed=4)
     with pytest.raises(ConfigError) as refused:
         opens(recipe=Recipe(batch=16), cheapest=0.1)
-    assert "cheapest was 0.04, is 0.1; recipe was " in str(refused.value)
+    assert "(cheapest was 0.04, is 0.1; recipe.batch was 8, is 16)" in str(refused.value)
     assert "seed" not in str(refused.value)
     assert "\n" not in str(refused.value)
 
