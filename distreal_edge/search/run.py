@@ -73,14 +73,15 @@ def run_search(
     """Screen and confirm within the budget, counting what this machine has spent on this search before.
 
     Whenever it is killed, the next call goes on; what was evaluated is never evaluated again. `data` is what the job
-    sets aside of its images. Raises `StateError` when a worker fails, or nothing can be screened within the budget.
+    sets aside of its images. A population is screened whatever the budget. Raises
+    `StateError` when a worker fails, or the budget is too short for the snapshots.
     """
     clock = _Clock(study)
     _make_snapshots(job, network, study, data, budget_s, threads=workers, report=report, clock=clock)
     study.queue(seed_vectors(network, job.settings.cheapest))
     screening_s = budget_s * _SCREENING_SHARE - clock.spent_s()
-    if screening_s > 0.0:
-        _screen(job, network, study, screening_s, workers, report, clock)
+    if screening_s > 0.0 or not study.has_a_population():
+        _screen(job, network, study, max(0.0, screening_s), workers, report, clock)
     evaluations = study.evaluations()
 
     def choose() -> list[Counts]:
@@ -178,11 +179,6 @@ def _screen(
 
 def _affordable(settings: SearchSettings, evaluations: Sequence[Evaluation], core_s: float, *, most: int) -> int:
     # How many vectors can be confirmed in so many seconds of one core, judged by what screening took.
-    if not evaluations:
-        raise StateError(
-            "no vector could be screened within the budget; give the search more time (snapshots count, and that every "
-            "process reads the images)"
-        )
     per_screening = len(settings.snapshots_at) * len(settings.screening.seeds) * settings.screening.steps
     step_s = sum(evaluation.seconds for evaluation in evaluations) / len(evaluations) / per_screening
     full_s = max(evaluation.seconds for evaluation in evaluations) / per_screening

@@ -304,6 +304,10 @@ class SearchStudy:
         with _reading():
             return [evaluation_of(trial) for trial in _trials(self._screening, TrialState.COMPLETE)]
 
+    def has_a_population(self) -> bool:
+        """Return whether as many vectors were screened as NSGA-II breeds from: the least that a table can rest on."""
+        return len(_trials(self._screening, TrialState.COMPLETE)) >= self.settings.population
+
     # Confirmation
 
     def request(self, tasks: Sequence[Task]) -> None:

@@ -76,7 +76,10 @@ class Job:
 
 @dataclass(slots=True)
 class Workers:
-    """Processes that work on one job until `until_s` of the monotonic clock (None: until the tasks are done)."""
+    """Processes that work on one job until `until_s` of the monotonic clock (None: until the tasks are done).
+
+    Screening goes on beyond that for as long as there is less than a population.
+    """
 
     job: Job
     number: int
@@ -149,7 +152,9 @@ def _screen(study: SearchStudy, job: Job, until_s: float | None) -> None:
     cost_of = CostOf(network, job.settings.recipe.batch, job.profile)
     horizon, recipe = job.settings.screening, job.settings.recipe
     refused = 0
-    while (until_s is None or time.monotonic() < until_s) and refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
+    while refused < _LONGEST_RUN_OF_REFUSALS and not _orphaned():
+        if until_s is not None and time.monotonic() >= until_s and study.has_a_population():
+            break
         trial, counts = study.ask()
         cost, peak_bytes = cost_of(counts)
         if study.is_taken(trial, counts) or (cost < job.settings.cheapest and "origin" not in trial.user_attrs):

@@ -62,6 +62,13 @@ def test_a_search_starts_from_every_family_at_all_costs_and_the_full_network_fir
     assert max(costs) == 1.0
 
 
+def test_the_first_seeds_are_of_all_costs(network: Network) -> None:
+    full = macs_of(network, network.plan.sizes)
+    costs = [macs_of(network, counts) / full for _, counts in seed_vectors(network, 0.05)]
+    assert min(costs[: 1 + 2 * len(FAMILIES)]) < 0.15
+    assert any(0.15 < cost < 0.4 for cost in costs[: 1 + 3 * len(FAMILIES)])
+
+
 # What is confirmed
 
 

@@ -10,11 +10,13 @@ from math import log
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import distreal_edge as de
 from distreal_edge.errors import StateError
-from distreal_edge.search import run
+from distreal_edge.search import run, worker
+from distreal_edge.search.choice import seed_vectors
 from distreal_edge.search.records import Evaluation, Task
 from distreal_edge.search.run import rival_counts, screening_hypervolume, uniform_counts
 from distreal_edge.search.worker import Images, Job, Workers
@@ -153,9 +155,26 @@ def test_a_budget_that_snapshots_alone_exceed_is_refused_at_once(
             assert steps == []
 
 
-def test_nothing_screened_asks_for_more_time(job: Job) -> None:
-    with pytest.raises(StateError, match="no vector could be screened within the budget; give the search more time"):
-        run._affordable(job.settings, [], 100.0, most=64)
+def test_a_population_is_screened_when_there_is_no_time_at_all(
+    job: Job, network: Network, dataset: Dataset, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "nowhere.npz", images=dataset.images, labels=dataset.labels)
+    with job.open_study(network) as study:
+        run._make_snapshots(
+            job,
+            network,
+            study,
+            job.hold_out(dataset),
+            3600.0,
+            threads=1,
+            report=lambda _progress: None,
+            clock=run._Clock(study),
+        )
+        study.queue(seed_vectors(network, job.settings.cheapest))
+        worker._screen(study, job, time.monotonic() - 1.0)
+        assert len(study.evaluations()) == job.settings.population
+        worker._screen(study, job, time.monotonic() - 1.0)
+        assert len(study.evaluations()) == job.settings.population
 
 
 def test_more_seconds_confirm_more_vectors_between_few_and_the_most(job: Job) -> None:
