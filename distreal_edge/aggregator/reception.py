@@ -16,6 +16,7 @@ from distreal_edge.aggregator.validation import check_late, check_sender, check_
 from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport import Ack, DiskError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -154,11 +155,11 @@ class Reception:
         self._inbound.forget(device)
         self._ledger.store_update(StoredUpdate(uid, manifest.number, device, digest))
         _log.info(
-            "round %d: %s answered, %d images in %d mini-batches",
+            "round %d: %s answered, %s in %s",
             manifest.number,
             device,
-            update.header.images,
-            update.header.mini_batches,
+            count_of(update.header.images, "image"),
+            count_of(update.header.mini_batches, "mini-batch", "mini-batches"),
         )
         return Taken(Ack(uid, "durable", None), counts=True)
 

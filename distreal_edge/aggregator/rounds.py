@@ -78,7 +78,7 @@ class RoundSettings:
 def chosen_line(settings: RoundSettings, *, selected: int, present: int) -> str:
     """Return in words why these devices take part in a round."""
     if selected == present:
-        return f"all {present} that are here"
+        return f"all {present} that are here" if present > 1 else "the only one here"
     spare = selected - min(selected, settings.devices_per_round or selected)
     return f"{selected} at random of the {present} that are here" + (f", {spare} to spare" if spare else "")
 
@@ -231,7 +231,7 @@ class AggregatorRounds:
         if answered >= selected:
             return "all have answered"
         enough = self.settings.enough(selected)
-        return f"{answered} of {selected} have answered, and {enough} are enough" if answered >= enough else ""
+        return f"{answered} of {selected} answered, at least {enough} needed" if answered >= enough else ""
 
     def _time_is_up(self, opened: Open, time_s: float) -> str:
         if time_s < opened.deadline_s:

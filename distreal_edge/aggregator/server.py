@@ -44,6 +44,7 @@ from distreal_edge.transport import (
     decode,
     encode,
 )
+from distreal_edge.words import count_of, round_of
 
 if TYPE_CHECKING:
     import threading
@@ -185,7 +186,7 @@ class Aggregator:
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
             self._announce(restored.manifest, restored.announced)
-            _log.info("round %d goes on, %d updates are here", restored.manifest.number, len(restored.answered))
+            _log.info("round %d goes on, with %s", restored.manifest.number, count_of(len(restored.answered), "update"))
         elif restored.done:
             _log.info("goes on after round %d", restored.done)
 
@@ -215,7 +216,7 @@ class Aggregator:
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
                 self._telling.publish()
-        _log.info("stopped after %d rounds; the next start goes on from here", self._rounds.done)
+        _log.info("stopped after %s; the next start goes on from here", count_of(self._rounds.done, "round"))
         return False
 
     def _take_events(self) -> None:
@@ -270,7 +271,7 @@ class Aggregator:
         elif not self._rounds.device_seen(device, state.images):
             _log.warning("%s is left aside: there are too many devices", device)
         if was_present != (device in self._rounds.present):
-            _log.info("%s is %s, %d images", device, "gone" if was_present else "here", state.images)
+            _log.info("%s is %s, %s", device, "gone" if was_present else "here", count_of(state.images, "image"))
 
     def _tell_device(self, device: str, taken: Taken | None) -> None:
         if taken is None:
@@ -302,10 +303,9 @@ class Aggregator:
         noted = OpenRound(opened.number, encode(manifest), opened.opened_s)
         keep_open(self._ledger, self._store, noted, images, chosen)
         _log.info(
-            "round %d of %d: %d devices (%s), ceiling %.2f, %.0f s",
-            opened.number,
-            self._settings.last,
-            len(opened.selected),
+            "%s: %s (%s), ceiling %.2f, %.0f s",
+            round_of(opened.number, self._settings.number),
+            count_of(len(opened.selected), "device"),
             chosen,
             manifest.ceiling,
             opened.deadline_s - opened.opened_s,
@@ -328,7 +328,7 @@ class Aggregator:
         self._lost.clear()
         self._why = why
         updates = tuple(self._ledger.updates(opened.number))
-        _log.info("round %d closes: %s; %d updates", opened.number, why, len(updates))
+        _log.info("round %d closes: %s; %s", opened.number, why, count_of(len(updates), "update"))
         self._finishing = Finishing(
             opened, manifest, self._network, updates, self._store, self._lesson.rule, self._held_out, now
         )
@@ -377,5 +377,5 @@ class Aggregator:
             _log.warning("nobody has heard yet that the training is over: %s", error)
             return False
         self._rounds.finished()
-        _log.info("finished after %d rounds", self._settings.last)
+        _log.info("finished after %s", count_of(self._settings.number, "round"))
         return True

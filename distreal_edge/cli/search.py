@@ -13,6 +13,7 @@ import click
 from distreal_edge.cli.numbers import FiniteRange
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -296,7 +297,7 @@ def _with_a_bar(work: Callable[[Callable[[SearchProgress], None]], None]) -> Non
 def _words(now: SearchProgress) -> str:
     if now.phase == "snapshots":
         return "training at mixed rates"
-    found = f"{now.vectors} vectors, hypervolume {now.hypervolume:.4f}"
+    found = f"{count_of(now.vectors, 'vector')}, hypervolume {now.hypervolume:.4f}"
     return f"screening: {found}" if now.phase == "screening" else f"confirming the front ({found})"
 
 
@@ -334,12 +335,13 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
         )
     console.print(shown)
     console.print(
-        f"{len(evidence.screened)} vectors were screened, {len(evidence.confirmed)} confirmed. Hypervolume "
+        f"Screened: {count_of(len(evidence.screened), 'vector')}, {len(evidence.confirmed)} confirmed. Hypervolume "
         f"{figures['hypervolume']:.4f} nats, of uniform rates {figures['hypervolume_uniform']:.4f}.\n"
         f"{out}, with its evidence and pictures beside it.",
         markup=False,
     )
     if len(table.rows) < LEAST_ROWS:
         console.print(
-            f"Only {len(table.rows)} rows stand above the noise; a longer --budget or more --confirm-seeds give more."
+            f"Above the noise: only {count_of(len(table.rows), 'row')}; "
+            "a longer --budget or more --confirm-seeds give more."
         )

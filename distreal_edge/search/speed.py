@@ -19,6 +19,7 @@ from distreal_edge.engine import Engine, mean_cross_entropy
 from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network import Network
 from distreal_edge.search.families import carried_groups
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ def hold_out(dataset: Dataset, *, validation: int, calibration: int, seed: int) 
     """Set images aside at random; raise `DataError` when less than two images would be left to train on."""
     if len(dataset) < validation + calibration + 2:
         raise DataError(
-            f"dataset {dataset.name}: {len(dataset)} images are too few to set aside {validation} for validation and "
+            f"dataset {dataset.name}: {count_of(len(dataset), 'image')} cannot spare {validation} for validation and "
             f"{calibration} for batch-norm statistics; give the search more images, or set fewer aside"
         )
     order = np.random.default_rng((seed, 1)).permutation(len(dataset))
@@ -145,7 +146,8 @@ def take_snapshots(
         if step in at:
             if not _are_finite(training.engine.weights):
                 raise ConfigError(
-                    f"training at mixed rates diverged within {step} mini-batches at a learning rate of {recipe.lr:g}; "
+                    f"training at mixed rates diverged within "
+                    f"{count_of(step, 'mini-batch', 'mini-batches')} at a learning rate of {recipe.lr:g}; "
                     "give the search a lower one"
                 )
             snapshots.append(training.network())

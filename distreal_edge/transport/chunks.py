@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distreal_edge.errors import ProtocolError, StateError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +50,9 @@ _ZEROS = bytes(3)
 def chunk_count(total_bytes: int) -> int:
     """Return how many chunks `total_bytes` bytes make; raise ProtocolError outside 1 byte to 1 GiB."""
     if not 1 <= total_bytes <= LARGEST_BLOB_BYTES:
-        raise ProtocolError(f"a blob of {total_bytes} bytes: from 1 to {LARGEST_BLOB_BYTES} bytes can be sent")
+        raise ProtocolError(
+            f"a blob of {count_of(total_bytes, 'byte')}: from 1 to {LARGEST_BLOB_BYTES} bytes can be sent"
+        )
     return -(-total_bytes // CHUNK_BYTES)
 
 
@@ -72,7 +75,7 @@ class Frame:
 def parse_frame(frame: bytes | bytearray | memoryview, *, where: str = "frame") -> Frame:
     """Read one frame, checking everything that it says about itself; raise ProtocolError naming `where`."""
     if len(frame) < HEADER.size:
-        raise ProtocolError(f"{where}: {len(frame)} bytes are too few for a frame's header of {HEADER.size}")
+        raise ProtocolError(f"{where}: {count_of(len(frame), 'byte')}, too few for a frame's header of {HEADER.size}")
     magic, version, zeros, index, count, total_bytes, length, digest = HEADER.unpack_from(frame)
     if magic != MAGIC:
         raise ProtocolError(f"{where}: starts with {magic!r}, a frame starts with {MAGIC!r}")
@@ -83,12 +86,14 @@ def parse_frame(frame: bytes | bytearray | memoryview, *, where: str = "frame") 
     except ProtocolError as error:
         raise ProtocolError(f"{where}: {error}") from None
     if count != expected_count:
-        raise ProtocolError(f"{where}: says {count} chunks, but {total_bytes} bytes make {expected_count}")
+        raise ProtocolError(
+            f"{where}: says {count_of(count, 'chunk')}, but {count_of(total_bytes, 'byte')} must have {expected_count}"
+        )
     if index >= count:
         raise ProtocolError(f"{where}: chunk {index} is out of range, there are {count}")
     if length != chunk_length(index, total_bytes):
         expected = chunk_length(index, total_bytes)
-        raise ProtocolError(f"{where}: chunk {index} says {length} bytes, it must have {expected}")
+        raise ProtocolError(f"{where}: chunk {index} says {count_of(length, 'byte')}, it must have {expected}")
     if len(frame) != HEADER.size + length:
         raise ProtocolError(f"{where}: {len(frame)} bytes arrived, header and chunk make {HEADER.size + length}")
     return Frame(index, count, total_bytes, digest.hex(), memoryview(frame)[HEADER.size :])

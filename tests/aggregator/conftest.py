@@ -22,6 +22,8 @@ from distreal_edge.search import uniform_table
 from distreal_edge.transport import (
     MOST_WANTED,
     Ack,
+    AggregatorHealth,
+    AggregatorTopic,
     BlobReference,
     BlobTopic,
     DeviceState,
@@ -269,6 +271,7 @@ class Script:
         self.blobs: dict[str, list[bytes]] = {}
         self.acks: list[Ack] = []
         self.manifests: list[Manifest] = []
+        self.healths: list[AggregatorHealth] = []
         self.chunks: list[tuple[str, int]] = []
         self.session.subscribe(self.topics.round, self.topics.ack(self.name), self.topics.all_blobs).wait(WAIT_S)
         return self
@@ -301,6 +304,8 @@ class Script:
                 self.manifests.append(decode(Manifest, message.payload, where=message.topic))
             case DeviceTopic(kind="ack"):
                 self.acks.append(decode(Ack, message.payload, where=message.topic))
+            case AggregatorTopic("health"):
+                self.healths.append(decode(AggregatorHealth, message.payload, where=message.topic))
             case BlobTopic(digest, index):
                 self.chunks.append((digest, index))
                 self.blobs.setdefault(digest, []).append(message.payload)

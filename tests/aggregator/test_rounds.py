@@ -138,13 +138,14 @@ def test_the_reason_for_closing_says_which_of_them_it_was(begun: Callable[..., A
         (action,) = rounds.tick(now)
         assert isinstance(action, Close)
         whys.append(action.why)
-    assert whys == ["all have answered", "1 of 2 have answered, and 1 are enough", "its deadline has passed"]
+    assert whys == ["all have answered", "1 of 2 answered, at least 1 needed", "its deadline has passed"]
 
 
 @pytest.mark.parametrize(
     ("selected", "present", "changed", "line"),
     [
         (4, 4, {}, "all 4 that are here"),
+        (1, 1, {}, "the only one here"),
         (3, 9, {"devices_per_round": 3}, "3 at random of the 9 that are here"),
         (5, 9, {"devices_per_round": 4}, "5 at random of the 9 that are here, 1 to spare"),
     ],
