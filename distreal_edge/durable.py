@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from distreal_edge.errors import StateError
+from distreal_edge.errors import FullDiskError, StateError
 from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     except OSError as error:
         with suppress(OSError):
             unfinished.unlink()
-        raise StateError(
-            f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
-        ) from None
+        raise _refused(path, error) from None
 
 
 def _open_private(path: Path) -> BinaryIO:
@@ -76,9 +75,7 @@ def append_durably(path: Path, data: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
-        raise StateError(
-            f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
-        ) from None
+        raise _refused(path, error) from None
 
 
 def rename_durably(path: Path, name: Path) -> None:
@@ -87,7 +84,12 @@ def rename_durably(path: Path, name: Path) -> None:
         path.replace(name)
         sync_folder(name.parent)
     except OSError as error:
-        raise StateError(f"{name}: cannot be written: {error.strerror}; check the folder's owner") from None
+        raise _refused(name, error) from None
+
+
+def _refused(path: Path, error: OSError) -> StateError:
+    kind = FullDiskError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StateError
+    return kind(f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner")
 
 
 def quarantine(path: Path, state: Path) -> Path:

@@ -14,7 +14,7 @@ from distreal_edge.aggregator.rounds import staleness
 from distreal_edge.aggregator.store import file_digest
 from distreal_edge.aggregator.validation import check_late, check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
-from distreal_edge.errors import ProtocolError
+from distreal_edge.errors import FullDiskError, ProtocolError, StateError
 from distreal_edge.transport import Ack, DiskError
 from distreal_edge.words import count_of
 
@@ -95,7 +95,7 @@ class Reception:
             return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
         except ProtocolError as error:
             return Taken(self._refuse(device, offer.uid, error, offer.round))
-        except DiskError as error:
+        except (DiskError, FullDiskError) as error:
             self._tell(error)
             return None
 
@@ -111,7 +111,7 @@ class Reception:
             return self._asked(uid, missing) if missing else self._finish(device, uid)
         except ProtocolError as error:
             return Taken(self._refuse(device, uid, error))
-        except DiskError as error:
+        except (DiskError, FullDiskError) as error:
             self._tell(error)
             return None
 
@@ -163,7 +163,7 @@ class Reception:
         )
         return Taken(Ack(uid, "durable", None), counts=True)
 
-    def _tell(self, error: DiskError) -> None:
+    def _tell(self, error: StateError) -> None:
         # Once, not for every chunk.
         if str(error) != self._trouble:
             self._trouble = str(error)
@@ -175,7 +175,10 @@ class Reception:
         done = self._number - (self._manifest is not None)
         stale = staleness(of_round, done=done) if reason == "late" else None
         refused = Decision(time.time(), self._number, device, "refused", ack.reason or reason)
-        self._ledger.count_refusal(reason, refused, stale=stale)
+        try:
+            self._ledger.count_refusal(reason, refused, stale=stale)
+        except FullDiskError as full:  # what is refused is not kept, so that it is no more than a count that is lost
+            self._tell(full)
         _log.warning("refused an update of %s: %s", device, ack.reason)
         return ack
 

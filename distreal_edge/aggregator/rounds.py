@@ -181,6 +181,10 @@ class AggregatorRounds:
         self.answered = set()
         self._closing = False
 
+    def not_opened(self) -> None:
+        """Note that the round that `Open` named could not be stored, and that nobody has heard of it."""
+        self.open = None
+
     def finished(self) -> None:
         """Note that everybody was told what `Finish` asks for."""
         self._finished = True

@@ -79,6 +79,7 @@ class Telling:
         self._refusals = refusals
         self._said, self._say_again_s = "", 0.0
         self.phase = "waiting"
+        self.trouble = ""
         self.accuracy = accuracy
 
     def enter(self, phase: str) -> None:
@@ -93,6 +94,8 @@ class Telling:
 
     def status(self) -> str:
         """Return what goes on, in a line for a person."""
+        if self.trouble:
+            return f"waiting for room: {self.trouble}"
         opened = self._rounds.open
         if opened is None or not self._rounds.connected:
             return waiting_for(self._rounds) or self.phase
@@ -132,13 +135,13 @@ class Telling:
     def say_waiting(self, now: float) -> None:
         """Never wait silently: say at once what is waited for when that changes, and again every few seconds."""
         opened = self._rounds.open
-        waiting = waiting_for(self._rounds)
+        waiting = f"waiting for room: {self.trouble}" if self.trouble else waiting_for(self._rounds)
         about = waiting or (f"round {opened.number}" if opened is not None else "")
         if about == self._said and time.monotonic() < self._say_again_s:
             return
         news = about != self._said
         self._said, self._say_again_s = about, time.monotonic() + _SAY_WAITING_S
         if waiting:
-            _log.info("%s", waiting)
+            _log.log(logging.ERROR if self.trouble else logging.INFO, "%s", waiting)
         elif opened is not None and not news:  # that it began was said already
             _log.info("%s", missing_line(self._rounds, now))
