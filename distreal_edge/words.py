@@ -11,7 +11,10 @@ def count_of(number: int | str, one: str, several: str | None = None) -> str:
 
 
 def round_of(number: int, rounds: int) -> str:
-    """Return which round it is of so many that train (0: not known); the one after them only measures."""
-    if number > rounds > 0:
+    """Return which round it is of so many that train (0: not known); the one after them only measures.
+
+    There are later ones where a federation was told to end sooner than it had come already.
+    """
+    if number == rounds + 1 and rounds:
         return f"round {number}, the closing measurement"
-    return f"round {number} of {rounds}" if rounds else f"round {number}"
+    return f"round {number} of {rounds}" if number <= rounds else f"round {number}"

@@ -24,6 +24,8 @@ def test_what_is_more_than_an_s_is_given() -> None:
         (1000, 1000, "round 1000 of 1000"),
         (1001, 1000, "round 1001, the closing measurement"),
         (7, 0, "round 7"),
+        (1, 0, "round 1"),
+        (7, 3, "round 7"),
     ],
 )
 def test_a_round_that_only_measures_is_none_of_those_that_train(number: int, rounds: int, words: str) -> None:

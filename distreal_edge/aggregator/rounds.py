@@ -139,7 +139,8 @@ class AggregatorRounds:
         self.answered: set[str] = set(answered)
         self._connected_s: float | None = None
         self._began_s: float | None = None
-        self._last_s = -math.inf
+        # A board without a battery may wake up before it opened the round: that counts as set back.
+        self._last_s = -math.inf if reopened is None else reopened.opened_s
         self._behind_s = 0.0  # by how much the clock was set back since the round opened
         self._closing = False
         self._finished = False

@@ -322,6 +322,18 @@ def test_a_restart_continues_the_very_round() -> None:
     assert rounds.done == 2
 
 
+@pytest.mark.parametrize("back_s", [1.0, 3600.0, 1e9])
+def test_a_restart_that_wakes_up_before_its_round_was_opened_does_not_make_the_round_longer(back_s: float) -> None:
+    reopened = Open(2, ("a", "b"), 2e9, 2e9 + 8.0, 2e9 + 10.0, measure_only=False)
+    rounds = AggregatorRounds(of(), done=1, reopened=reopened, answered=["a"])
+    woken_s = 2e9 - back_s
+    rounds.broker_back(woken_s)
+    assert rounds.tick(woken_s + 9.9) == []
+    close(rounds, woken_s + 10.1)
+    rounds.device_seen("a", 50)
+    assert opened(rounds, woken_s + 12.0).deadline_s == woken_s + 22.0
+
+
 def test_a_restart_after_the_deadline_still_takes_the_updates_that_devices_kept() -> None:
     reopened = Open(2, ("a", "b"), 100.0, 150.0, 160.0, measure_only=False)
     rounds = AggregatorRounds(of(seconds=60.0), done=1, reopened=reopened)
