@@ -88,7 +88,7 @@ def hold_out(dataset: Dataset, *, validation: int, calibration: int, seed: int) 
     """Set images aside at random; raise `DataError` when less than two images would be left to train on."""
     if len(dataset) < validation + calibration + 2:
         raise DataError(
-            f"dataset {dataset.name}: {count_of(len(dataset), 'image')} cannot spare {validation} for validation and "
+            f"dataset {dataset.name}: {len(dataset)} images are too few to set aside {validation} for validation and "
             f"{calibration} for batch-norm statistics; give the search more images, or set fewer aside"
         )
     order = np.random.default_rng((seed, 1)).permutation(len(dataset))
