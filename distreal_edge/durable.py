@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
+import re
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO
+from itertools import accumulate
+from typing import TYPE_CHECKING, BinaryIO, Final
 
-from distreal_edge.errors import StateError
+from distreal_edge.errors import FullDiskError, StateError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +30,13 @@ __all__ = [
     "write_durably",
 ]
 
+_log = logging.getLogger(__name__)
 _UNFINISHED = ".unfinished"
 _QUARANTINE = "quarantine"
+_QUARANTINED: Final = re.compile(r".+\.[0-9]{8}T[0-9]{6}Z(-[0-9]+)?")
+_MOST_FILES: Final = 100
+_MOST_BYTES: Final = 256 * 2**20
+"""A card that wears out damages file after file: what is kept of them must not fill it."""
 
 
 def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -46,9 +56,7 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     except OSError as error:
         with suppress(OSError):
             unfinished.unlink()
-        raise StateError(
-            f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
-        ) from None
+        raise _refused(path, error) from None
 
 
 def _open_private(path: Path) -> BinaryIO:
@@ -67,9 +75,7 @@ def append_durably(path: Path, data: bytes) -> None:
         if new:
             sync_folder(path.parent)
     except OSError as error:
-        raise StateError(
-            f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner"
-        ) from None
+        raise _refused(path, error) from None
 
 
 def rename_durably(path: Path, name: Path) -> None:
@@ -78,13 +84,19 @@ def rename_durably(path: Path, name: Path) -> None:
         path.replace(name)
         sync_folder(name.parent)
     except OSError as error:
-        raise StateError(f"{name}: cannot be written: {error.strerror}; check the folder's owner") from None
+        raise _refused(name, error) from None
+
+
+def _refused(path: Path, error: OSError) -> StateError:
+    kind = FullDiskError if error.errno in {errno.ENOSPC, errno.EDQUOT} else StateError
+    return kind(f"{path}: cannot be written: {error.strerror}; check the disk's space and the folder's owner")
 
 
 def quarantine(path: Path, state: Path) -> Path:
     """Move a damaged file out of the way, into `quarantine/` of the state folder; return where it is now.
 
-    Its new name ends in the time, UTC. Nothing is deleted: its owner may want to look. Raises `StateError`.
+    Its new name ends in the time, UTC. Its owner may want to look, so that this one stays in any case, and the newest
+    of those before it: 100 files and 256 MiB in all. Older ones are removed, and the log says so. Raises `StateError`.
     """
     folder = state / _QUARANTINE
     make_folder(folder)
@@ -101,7 +113,23 @@ def quarantine(path: Path, state: Path) -> Path:
         raise StateError(
             f"{path}: is damaged, and cannot be moved to {folder}: {error.strerror}; check the disk and its owner"
         ) from None
+    _thin_out(folder, moved)
     return moved
+
+
+def _thin_out(folder: Path, newest: Path) -> None:
+    """Remove the oldest damaged files beyond what is kept. Not durable: what a power cut brings back goes later."""
+    with suppress(OSError):
+        known = [(path.lstat(), path) for path in folder.iterdir() if _QUARANTINED.fullmatch(path.name)]
+        # Since when a file has its name: the time at which it was written is an older one.
+        known.sort(key=lambda each: (each[1] == newest, each[0].st_ctime_ns), reverse=True)
+        sizes = accumulate(status.st_size for status, _ in known)
+        full = (number for number, size in enumerate(sizes) if number == _MOST_FILES or size > _MOST_BYTES)
+        old = [path for _, path in known[max(1, next(full, len(known))) :]]
+        for path in reversed(old):
+            path.unlink()
+        if old:
+            _log.warning("%s: has no room for more; removed %s, the oldest", folder, count_of(len(old), "file"))
 
 
 def remove_durably(path: Path) -> None:

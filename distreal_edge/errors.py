@@ -10,6 +10,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DistrealError",
+    "FullDiskError",
     "NetworkError",
     "ProtocolError",
     "StateError",
@@ -76,6 +77,10 @@ class StateError(DistrealError):
     """The state directory is in use, unwritable or holds what cannot be read. Exit code 8."""
 
     exit_code = 8
+
+
+class FullDiskError(StateError):
+    """The disk has no room for what was to be written, which may be tried again. Exit code 8."""
 
 
 def printable(text: str) -> str:

@@ -75,8 +75,9 @@ class DeviceStatus(msgspec.Struct, frozen=True, tag_field="role", tag="device"):
 class AggregatorStatus(msgspec.Struct, frozen=True, tag_field="role", tag="aggregator"):
     """What an aggregator does. `doing` says it in a line for a person; `round` is the open one, or the last closed one.
 
-    `devices` are here, `selected` were asked in the open round, which ends at `deadline_s` (Unix time), and `answered`
-    have. `refused` is how many updates were refused since the federation began, by reason.
+    `rounds` train; a closing measurement, where there is one, is the round after them. `devices` are here, `selected`
+    were asked in the open round, which ends at `deadline_s` (Unix time), and `answered` have. `refused` is how many
+    updates were refused since the federation began, by reason.
     """
 
     federation: str

@@ -1,8 +1,9 @@
-"""A broker as `distreal-edge keys` would have it, for tests of more than one folder."""
+"""What tests of more than one folder need: a broker as `distreal-edge keys` would have it, frames put together."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from distreal_edge.transport.embedded_broker import find_mosquitto
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _INSTALLED = "/etc/mosquitto/distreal-edge"
@@ -65,3 +66,21 @@ def mosquitto_with() -> Callable[[Path, Path], contextlib.AbstractContextManager
     if find_mosquitto() is None:
         pytest.skip("needs mosquitto")
     return _mosquitto_with
+
+
+def _whole_of(frames: Iterable[bytes]) -> bytes | None:
+    # By the table in docs/protocol.md, and not by the code that the program reads frames with.
+    chunks = {int.from_bytes(frame[8:12]): frame[60:] for frame in frames}
+    counts, digests = {frame[12:16] for frame in frames}, {frame[28:60] for frame in frames}
+    if not chunks or len(chunks) < int.from_bytes(min(counts)):
+        return None
+    assert len(counts) == len(digests) == 1
+    whole = b"".join(chunks[index] for index in range(len(chunks)))
+    assert {hashlib.sha256(whole).digest()} == digests
+    return whole
+
+
+@pytest.fixture(scope="session")
+def whole_of() -> Callable[[Iterable[bytes]], bytes | None]:
+    """Put the frames of one blob together; None while some are missing."""
+    return _whole_of

@@ -11,6 +11,7 @@ PACKAGE = Path(distreal_edge.__file__).parent
 # docs/architecture.md: a room imports from the rooms above it, never from those below.
 ROOMS = [
     "errors",
+    "words",
     "durable",
     "identity",
     "pulse",

@@ -10,6 +10,7 @@ import numpy as np
 from distreal_edge.engine import Engine, mean_cross_entropy
 from distreal_edge.errors import DataError
 from distreal_edge.network import Network
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +39,9 @@ class HeldOut:
                 continue
             shape, expected = images.images.shape[1:], network.plan.input_shape
             if len(images) < 2:
-                raise DataError(f"dataset {images.name}: {len(images)} {what} images; at least 2 are needed")
+                raise DataError(
+                    f"dataset {images.name}: {count_of(len(images), f'{what} image')}; at least 2 are needed"
+                )
             if shape != expected:
                 raise DataError(
                     f"dataset {images.name}: its images are {list(shape)}, the network takes {list(expected)}; "

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from distreal_edge.aggregator.closing import average_round, judge_round, record_round
 from distreal_edge.aggregator.restoring import keep_files, sound_updates
+from distreal_edge.errors import FullDiskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from distreal_edge.aggregator.averaging import AverageRule
-    from distreal_edge.aggregator.closing import Closed
+    from distreal_edge.aggregator.closing import Closed, Judged
     from distreal_edge.aggregator.evaluation import HeldOut
     from distreal_edge.aggregator.ledger import StoredUpdate
     from distreal_edge.aggregator.rounds import Open
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from distreal_edge.network import Network
     from distreal_edge.transport import Manifest
 
-__all__ = ["Finishing", "Made"]
+__all__ = ["ROOM_S", "Finishing", "Made"]
+
+ROOM_S: Final = 2.0
+"""How often a full disk is tried again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +48,8 @@ class _AbandonedError(Exception):
 class Finishing:
     """One round's work, in a thread of its own; `phase` is what it is at, as `AggregatorHealth` has it.
 
+    `trouble` is why it waits for room on the disk, if it does.
+
     No round is open meanwhile: what comes from devices is late, and is told so at once rather than once this is over.
     """
 
@@ -56,9 +62,10 @@ class Finishing:
     held_out: HeldOut
     closed_s: float
     phase: str = "averaging"
+    trouble: str = ""
     _made: Made | None = None
     _error: BaseException | None = None
-    _abandoned: bool = False
+    _abandoned: threading.Event = field(default_factory=threading.Event)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
 
@@ -79,7 +86,7 @@ class Finishing:
     def abandon(self) -> None:
         """Write nothing from now on: another run may use the folder, and take in more of the same round."""
         with self._writing:
-            self._abandoned = True
+            self._abandoned.set()
 
     def _run(self) -> None:
         try:
@@ -98,10 +105,7 @@ class Finishing:
         judged = judge_round(self.opened, averaged, self.held_out)
         judged_s = time.monotonic()
         closed = record_round(self.opened, self.manifest, averaged, judged, closed_s=self.closed_s)
-        with self._writing:
-            if self._abandoned:
-                raise _AbandonedError
-            files = keep_files(self.store, judged, closed)
+        files = self._kept(judged, closed)
         record = closed.record
         measured = {
             "open_s": self.closed_s - self.opened.opened_s,
@@ -119,9 +123,22 @@ class Finishing:
         metrics = {name: float(value) for name, value in measured.items() if value is not None}
         return Made(closed, files, tuple(lost), metrics)
 
+    def _kept(self, judged: Judged | None, closed: Closed) -> dict[str, tuple[int, str]]:
+        """Store the models; as long as the disk has no room for them they are kept in memory."""
+        while True:
+            try:
+                with self._writing:
+                    if self._abandoned.is_set():
+                        raise _AbandonedError
+                    return keep_files(self.store, judged, closed)
+            except FullDiskError as error:
+                self.trouble = str(error)
+            self._abandoned.wait(ROOM_S)
+            self.trouble = ""
+
     def _sound(self, lost: list[StoredUpdate]) -> Iterator[UpdateReader]:
         updates: Iterable[UpdateReader] = sound_updates(self.store, self.updates, self.network.plan, lost)
         for update in updates:
-            if self._abandoned:
+            if self._abandoned.is_set():
                 raise _AbandonedError
             yield update

@@ -14,8 +14,9 @@ from distreal_edge.aggregator.rounds import staleness
 from distreal_edge.aggregator.store import file_digest
 from distreal_edge.aggregator.validation import check_late, check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
-from distreal_edge.errors import ProtocolError
+from distreal_edge.errors import FullDiskError, ProtocolError, StateError
 from distreal_edge.transport import Ack, DiskError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -94,7 +95,7 @@ class Reception:
             return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
         except ProtocolError as error:
             return Taken(self._refuse(device, offer.uid, error, offer.round))
-        except DiskError as error:
+        except (DiskError, FullDiskError) as error:
             self._tell(error)
             return None
 
@@ -110,7 +111,7 @@ class Reception:
             return self._asked(uid, missing) if missing else self._finish(device, uid)
         except ProtocolError as error:
             return Taken(self._refuse(device, uid, error))
-        except DiskError as error:
+        except (DiskError, FullDiskError) as error:
             self._tell(error)
             return None
 
@@ -154,15 +155,15 @@ class Reception:
         self._inbound.forget(device)
         self._ledger.store_update(StoredUpdate(uid, manifest.number, device, digest))
         _log.info(
-            "round %d: %s answered, %d images in %d mini-batches",
+            "round %d: %s answered, %s in %s",
             manifest.number,
             device,
-            update.header.images,
-            update.header.mini_batches,
+            count_of(update.header.images, "image"),
+            count_of(update.header.mini_batches, "mini-batch", "mini-batches"),
         )
         return Taken(Ack(uid, "durable", None), counts=True)
 
-    def _tell(self, error: DiskError) -> None:
+    def _tell(self, error: StateError) -> None:
         # Once, not for every chunk.
         if str(error) != self._trouble:
             self._trouble = str(error)
@@ -174,7 +175,10 @@ class Reception:
         done = self._number - (self._manifest is not None)
         stale = staleness(of_round, done=done) if reason == "late" else None
         refused = Decision(time.time(), self._number, device, "refused", ack.reason or reason)
-        self._ledger.count_refusal(reason, refused, stale=stale)
+        try:
+            self._ledger.count_refusal(reason, refused, stale=stale)
+        except FullDiskError as full:  # what is refused is not kept, so that it is no more than a count that is lost
+            self._tell(full)
         _log.warning("refused an update of %s: %s", device, ack.reason)
         return ack
 

@@ -14,6 +14,7 @@ from distreal_edge.device import read_update
 from distreal_edge.durable import rename_durably
 from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.transport import Manifest, decode
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,8 +87,10 @@ def open_ledger(store: Store, network: Network) -> Ledger:
     if journal.exists():
         store.quarantine(journal, "belongs to a damaged ledger", "it is not used")
     done, opened, updates = _rebuild(store, network)
-    found = "no round is open" if opened is None else f"round {opened} is open with {updates} updates"
-    store.quarantine(path, what, f"made anew from rounds.jsonl and the files here: {done} rounds are done, {found}")
+    found = "no round is open" if opened is None else f"round {opened} is open with {count_of(updates, 'update')}"
+    store.quarantine(
+        path, what, f"made anew from rounds.jsonl and the files here: {count_of(done, 'round')} done, {found}"
+    )
     # Only now, and whole: cut off before this, the next start begins again.
     rename_durably(path.with_name(f"{_NAME}.unfinished"), path)
     return Ledger(path)

@@ -157,12 +157,17 @@ def keep_round(
     """Note that a round is closed; cut off anywhere, a restart closes the same round to the same bits or is past it.
 
     Files come before the row that says that the round is closed, and what the row makes superfluous goes after it.
+    Where a full disk has cut it off it may be tried again.
     """
     record = msgspec.json.encode(closed.record)
-    ledger.close_round(closed.record.round, record, files=files, why=why, metrics=metrics)
-    if store.latest_path.name in files:
-        store.use_next_latest()
-    store.append_record(record)
+    if ledger.rounds_done() < closed.record.round:
+        ledger.close_round(closed.record.round, record, files=files, why=why, metrics=metrics)
+        if store.latest_path.name in files:
+            store.use_next_latest()
+        store.append_record(record)
+    else:
+        mend_latest(ledger, store)
+        mend_records(ledger, store)
     store.drop_updates()
     store.drop_open()
 

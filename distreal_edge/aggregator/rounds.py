@@ -78,7 +78,7 @@ class RoundSettings:
 def chosen_line(settings: RoundSettings, *, selected: int, present: int) -> str:
     """Return in words why these devices take part in a round."""
     if selected == present:
-        return f"all {present} that are here"
+        return f"all {present} that are here" if present > 1 else "the only one here"
     spare = selected - min(selected, settings.devices_per_round or selected)
     return f"{selected} at random of the {present} that are here" + (f", {spare} to spare" if spare else "")
 
@@ -139,7 +139,8 @@ class AggregatorRounds:
         self.answered: set[str] = set(answered)
         self._connected_s: float | None = None
         self._began_s: float | None = None
-        self._last_s = -math.inf
+        # A board without a battery may wake up before it opened the round: that counts as set back.
+        self._last_s = -math.inf if reopened is None else reopened.opened_s
         self._behind_s = 0.0  # by how much the clock was set back since the round opened
         self._closing = False
         self._finished = False
@@ -180,6 +181,10 @@ class AggregatorRounds:
         self.open = None
         self.answered = set()
         self._closing = False
+
+    def not_opened(self) -> None:
+        """Note that the round that `Open` named could not be stored, and that nobody has heard of it."""
+        self.open = None
 
     def finished(self) -> None:
         """Note that everybody was told what `Finish` asks for."""
@@ -231,7 +236,7 @@ class AggregatorRounds:
         if answered >= selected:
             return "all have answered"
         enough = self.settings.enough(selected)
-        return f"{answered} of {selected} have answered, and {enough} are enough" if answered >= enough else ""
+        return f"{answered} of {selected} answered, at least {enough} needed" if answered >= enough else ""
 
     def _time_is_up(self, opened: Open, time_s: float) -> str:
         if time_s < opened.deadline_s:

@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from distreal_edge.errors import StateError
+from distreal_edge.errors import FullDiskError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,8 +200,9 @@ class Sealed:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # none when Python itself refuses
             others = code in _OTHERS_FAULT or code & 0xFF in _OTHERS_FAULT
+            full = code & 0xFF == sqlite3.SQLITE_FULL
             damaged = not others and not isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError))
-            raise (DamagedLedgerError if damaged else StateError)(
+            raise (DamagedLedgerError if damaged else FullDiskError if full else StateError)(
                 f"{self.path}: the ledger cannot be used: {error}; "
                 + ("the next start makes it anew" if damaged else "check the disk's space and the folder's owner")
             ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from distreal_edge.aggregator.evaluation import HeldOut
-from distreal_edge.aggregator.finishing import Finishing, Made
+from distreal_edge.aggregator.finishing import ROOM_S, Finishing, Made
 from distreal_edge.aggregator.ledger import Decision, OpenRound
 from distreal_edge.aggregator.outbound import Outbound
 from distreal_edge.aggregator.presence import Presence
@@ -22,7 +22,7 @@ from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Ope
 from distreal_edge.aggregator.store import Keeping, Store
 from distreal_edge.aggregator.telling import Telling, closed_line
 from distreal_edge.durable import held_folder
-from distreal_edge.errors import ConfigError, ProtocolError, TransportError
+from distreal_edge.errors import ConfigError, FullDiskError, ProtocolError, TransportError
 from distreal_edge.network import Network
 from distreal_edge.status import StatusSocket
 from distreal_edge.transport import (
@@ -44,6 +44,7 @@ from distreal_edge.transport import (
     decode,
     encode,
 )
+from distreal_edge.words import count_of, round_of
 
 if TYPE_CHECKING:
     import threading
@@ -185,7 +186,7 @@ class Aggregator:
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
             self._announce(restored.manifest, restored.announced)
-            _log.info("round %d goes on, %d updates are here", restored.manifest.number, len(restored.answered))
+            _log.info("round %d goes on, with %s", restored.manifest.number, count_of(len(restored.answered), "update"))
         elif restored.done:
             _log.info("goes on after round %d", restored.done)
 
@@ -196,26 +197,41 @@ class Aggregator:
     # -- the loop ----------------------------------------------------------------------------------------------------
 
     def _serve(self, stop: threading.Event) -> bool:
-        health_due_s = 0.0
+        health_due_s = room_due_s = 0.0
         while not stop.is_set():
             self._telling.turn()
             self._take_events()
             now = time.time()
-            for action in self._rounds.tick(now):
-                match action:
-                    case Open():
-                        self._open(action)
-                    case Close(why=why):
-                        self._close(why, now)
-                    case Finish() if self._finish():
+            if time.monotonic() >= room_due_s:
+                try:
+                    if self._get_on(now):
                         return True
-            self._look_at_closing()
+                    self._telling.trouble = "" if self._finishing is None else self._finishing.trouble
+                except FullDiskError as error:
+                    self._telling.trouble = str(error)
+                    room_due_s = time.monotonic() + ROOM_S
             self._outbound.advance(self._publish_chunk, time.monotonic())
             self._telling.say_waiting(now)
             if time.monotonic() >= health_due_s:
                 health_due_s = time.monotonic() + _HEALTH_S
                 self._telling.publish()
-        _log.info("stopped after %d rounds; the next start goes on from here", self._rounds.done)
+        _log.info("stopped after %s; the next start goes on from here", count_of(self._rounds.done, "round"))
+        return False
+
+    def _get_on(self, now: float) -> bool:
+        """Do what is due; return whether the training is over.
+
+        Raises `FullDiskError`: what could not be stored is as if it had not been begun, and is due again.
+        """
+        for action in self._rounds.tick(now):
+            match action:
+                case Open():
+                    self._open(action)
+                case Close(why=why):
+                    self._close(why, now)
+                case Finish() if self._finish():
+                    return True
+        self._look_at_closing()
         return False
 
     def _take_events(self) -> None:
@@ -270,7 +286,7 @@ class Aggregator:
         elif not self._rounds.device_seen(device, state.images):
             _log.warning("%s is left aside: there are too many devices", device)
         if was_present != (device in self._rounds.present):
-            _log.info("%s is %s, %d images", device, "gone" if was_present else "here", state.images)
+            _log.info("%s is %s, %s", device, "gone" if was_present else "here", count_of(state.images, "image"))
 
     def _tell_device(self, device: str, taken: Taken | None) -> None:
         if taken is None:
@@ -300,12 +316,15 @@ class Aggregator:
         images = {device: self._rounds.present[device] for device in opened.selected}
         chosen = chosen_line(self._settings, selected=len(opened.selected), present=len(self._rounds.present))
         noted = OpenRound(opened.number, encode(manifest), opened.opened_s)
-        keep_open(self._ledger, self._store, noted, images, chosen)
+        try:
+            keep_open(self._ledger, self._store, noted, images, chosen)
+        except FullDiskError:
+            self._rounds.not_opened()
+            raise
         _log.info(
-            "round %d of %d: %d devices (%s), ceiling %.2f, %.0f s",
-            opened.number,
-            self._settings.last,
-            len(opened.selected),
+            "%s: %s (%s), ceiling %.2f, %.0f s",
+            round_of(opened.number, self._settings.number),
+            count_of(len(opened.selected), "device"),
             chosen,
             manifest.ceiling,
             opened.deadline_s - opened.opened_s,
@@ -328,7 +347,7 @@ class Aggregator:
         self._lost.clear()
         self._why = why
         updates = tuple(self._ledger.updates(opened.number))
-        _log.info("round %d closes: %s; %d updates", opened.number, why, len(updates))
+        _log.info("round %d closes: %s; %s", opened.number, why, count_of(len(updates), "update"))
         self._finishing = Finishing(
             opened, manifest, self._network, updates, self._store, self._lesson.rule, self._held_out, now
         )
@@ -343,8 +362,8 @@ class Aggregator:
         if self._telling.phase != self._finishing.phase:
             self._telling.enter(self._finishing.phase)
         if made is not None:
-            self._finishing = None
             self._closed(made)
+            self._finishing = None
 
     def _closed(self, made: Made) -> None:
         record = made.closed.record
@@ -377,5 +396,5 @@ class Aggregator:
             _log.warning("nobody has heard yet that the training is over: %s", error)
             return False
         self._rounds.finished()
-        _log.info("finished after %d rounds", self._settings.last)
+        _log.info("finished after %s", count_of(self._settings.number, "round"))
         return True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distreal_edge.status import AggregatorStatus
 from distreal_edge.transport import AggregatorHealth, encode
+from distreal_edge.words import count_of, round_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,15 +42,15 @@ def missing_line(rounds: AggregatorRounds, now: float) -> str:
     missing = sorted(set(opened.selected) - rounds.answered)
     names = ", ".join(missing[:_MOST_NAMES]) + (", ..." if len(missing) > _MOST_NAMES else "")
     left_s = max(0.0, opened.deadline_s - now)
-    return f"round {opened.number}: waiting for {len(missing)} devices ({names}), {left_s:.0f} s left"
+    return f"round {opened.number}: waiting for {count_of(len(missing), 'device')} ({names}), {left_s:.0f} s left"
 
 
 def closed_line(record: Record) -> str:
     """Return what came of a round, in a line."""
     accuracy, after = record.accuracy, record.evaluated_round
     scored = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} % after round {after}"
-    answered = f"{len(record.answered)} of {len(record.selected)} devices"
-    return f"round {record.round} closed: {answered}, {record.images} images{scored}"
+    answered = f"{len(record.answered)} of {count_of(len(record.selected), 'device')}"
+    return f"round {record.round} closed: {answered}, {count_of(record.images, 'image')}{scored}"
 
 
 class Telling:
@@ -78,6 +79,7 @@ class Telling:
         self._refusals = refusals
         self._said, self._say_again_s = "", 0.0
         self.phase = "waiting"
+        self.trouble = ""
         self.accuracy = accuracy
 
     def enter(self, phase: str) -> None:
@@ -92,11 +94,13 @@ class Telling:
 
     def status(self) -> str:
         """Return what goes on, in a line for a person."""
+        if self.trouble:
+            return f"waiting for room: {self.trouble}"
         opened = self._rounds.open
         if opened is None or not self._rounds.connected:
             return waiting_for(self._rounds) or self.phase
-        answered = f"{len(self._rounds.answered)} of {len(opened.selected)} updates are here"
-        return f"{self.phase}, round {opened.number} of {self._rounds.settings.last}, {answered}"
+        answered = f"{len(self._rounds.answered)} of {count_of(len(opened.selected), 'update')} here"
+        return f"{self.phase}, {round_of(opened.number, self._rounds.settings.number)}, {answered}"
 
     def publish(self) -> None:
         """Tell the broker and the status socket."""
@@ -104,7 +108,7 @@ class Telling:
         health = AggregatorHealth(
             time_s=time.time(),
             round=self._rounds.done if opened is None else opened.number,
-            rounds=self._rounds.settings.last,
+            rounds=self._rounds.settings.number,
             phase=self.phase,  # type: ignore[arg-type]
             accuracy=self.accuracy,
             selected=() if opened is None else opened.selected,
@@ -131,13 +135,13 @@ class Telling:
     def say_waiting(self, now: float) -> None:
         """Never wait silently: say at once what is waited for when that changes, and again every few seconds."""
         opened = self._rounds.open
-        waiting = waiting_for(self._rounds)
+        waiting = f"waiting for room: {self.trouble}" if self.trouble else waiting_for(self._rounds)
         about = waiting or (f"round {opened.number}" if opened is not None else "")
         if about == self._said and time.monotonic() < self._say_again_s:
             return
         news = about != self._said
         self._said, self._say_again_s = about, time.monotonic() + _SAY_WAITING_S
         if waiting:
-            _log.info("%s", waiting)
+            _log.log(logging.ERROR if self.trouble else logging.INFO, "%s", waiting)
         elif opened is not None and not news:  # that it began was said already
             _log.info("%s", missing_line(self._rounds, now))

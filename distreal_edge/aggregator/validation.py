@@ -9,6 +9,7 @@ import numpy as np
 
 from distreal_edge.device import offsets_of, pieces_of
 from distreal_edge.errors import ProtocolError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -104,9 +105,13 @@ def check_update(
         )
     most = most_images(manifest, announced_images)
     if header.images > most:
-        raise ProtocolError(f"samples: {header.images} images are more than the {most} that this device can train")
+        raise ProtocolError(
+            f"samples: {count_of(header.images, 'image')}, more than the {most} that this device can train"
+        )
     if header.macs > header.images * full_macs:
-        raise ProtocolError(f"samples: {header.macs} MACs are more than {header.images} images can cost")
+        raise ProtocolError(
+            f"samples: {count_of(header.macs, 'MAC')}, more than {count_of(header.images, 'image')} can cost"
+        )
     if header.statistics_images > min(manifest.training.statistics_images, announced_images):
         raise ProtocolError("samples: statistics on more images than were asked for, or than the device holds")
     _check_sum(update, weights)

@@ -69,5 +69,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"distreal-edge: {' '.join(message.splitlines())}", err=True)
+    from distreal_edge.cli.logs import say_last  # noqa: PLC0415 - --help must be quick
+
+    say_last(message)
     sys.exit(code)

@@ -9,6 +9,7 @@ import click
 
 from distreal_edge.cli.numbers import FiniteRange, parse_threads
 from distreal_edge.errors import ConfigError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,7 @@ def _warnings(machine: Machine, state: State) -> list[str]:
     warnings: list[str] = []
     if state.busy:
         warnings.append(
-            f"others are computing here (load average {state.load:.1f} on {machine.cores} cores); "
+            f"others are computing here (load average {state.load:.1f} on {count_of(machine.cores, 'core')}); "
             "stop them, or the figures will be of them too"
         )
     if state.hot:
@@ -142,7 +143,7 @@ def _show(machine: Machine, results: list[ConvolutionResult | StepResult]) -> No
 
     console = Console(highlight=False)
     governor = "" if machine.governor is None else f", governor {machine.governor}"
-    console.print(f"{machine.processor}, {machine.cores} cores{governor}", markup=False)
+    console.print(f"{machine.processor}, {count_of(machine.cores, 'core')}{governor}", markup=False)
     peaks = {result.instruction_set: result.peak_flops for result in results}
     for name, peak in peaks.items():
         console.print(f"{name}: one core's measured peak is {peak / 1e9:.1f} GFLOP/s", markup=False)

@@ -12,6 +12,7 @@ import click
 
 from distreal_edge.cli.service import service_files
 from distreal_edge.errors import ConfigError, DistrealError, printable
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -180,7 +181,7 @@ def _network(path: Path, config: FederationConfig) -> tuple[list[Finding], int]:
         return [Finding("network and table", str(error), "mend [network] or [table], or make the file anew")], 0
     network, table = prepared.network, prepared.table
     named = config.network.file or config.network.zoo
-    findings = [Finding("network and table", f"{named}, {len(table.rows)} rows that were made for it")]
+    findings = [Finding("network and table", f"{named}, {count_of(len(table.rows), 'row')} made for it")]
     if table.profile is not None:
         again = f"distreal-edge profile {named} --table {config.table.file}"
         findings.append(judge_profile(table.profile, describe_machine().processor, again))
@@ -257,5 +258,5 @@ def _show(findings: Iterable[Finding]) -> list[Finding]:
             if finding.remedy is not None:
                 click.echo(f"  HOW TO FIX: {printable(finding.remedy)}")
     problems = sum(not finding.passed for finding in shown)
-    click.echo({0: "No problems.", 1: "1 problem."}.get(problems, f"{problems} problems."))
+    click.echo(f"{count_of(problems, 'problem')}." if problems else "No problems.")
     return shown

@@ -118,6 +118,8 @@ def _check_free(folder: Path, content: dict[str, str], enrolment: Enrolment, *, 
             raise ConfigError(f"{folder / name}: cannot be read: {error.strerror}; run this as its owner") from None
         if there == text.encode():
             continue
+        if name == "ca.pem" and _same_key(there, text.encode()):
+            continue  # the authority's new certificate, which vouches for all that the old one did
         if name == "ca.pem" and any(other.stem != enrolment.name for other in folder.glob("*.key")):
             raise ConfigError(
                 f"{folder / name}: is another authority's, and somebody else's key is beside it; "
@@ -127,6 +129,15 @@ def _check_free(folder: Path, content: dict[str, str], enrolment: Enrolment, *, 
             raise ConfigError(
                 f"{folder / name}: is there already, and another one; --replace puts the new one in its place"
             )
+
+
+def _same_key(one: bytes, other: bytes) -> bool:
+    from distreal_edge.identity.checking import read_certificates  # noqa: PLC0415 - --help must be quick
+
+    try:
+        return read_certificates(one)[0].public_key() == read_certificates(other)[0].public_key()
+    except ValueError:
+        return False
 
 
 def _broker_lines(enrolment: Enrolment) -> dict[str, str | int]:

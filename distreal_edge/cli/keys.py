@@ -88,8 +88,9 @@ def add(devices: tuple[str, ...], folder: Path, days: int) -> None:
 def renew(members: tuple[str, ...], hosts: tuple[str, ...], folder: Path, days: int) -> None:
     """Make new certificates, with new keys, for MEMBERS: devices, `aggregator`, `broker`.
 
-    Without any: for all whose certificates are good for less than half a year. Old ones stay good until they run out
-    or are revoked. The revocation list is signed again when half of its time is over.
+    Without any: for all whose certificates are good for less than half a year, and for the authority, with its old key,
+    five years before its end. Old ones stay good until they run out or are revoked. The revocation list is signed again
+    when half of its time is over.
     """
     from distreal_edge.identity import KeyFolder  # noqa: PLC0415
 
@@ -132,13 +133,17 @@ def list_(folder: Path, *, as_json: bool) -> None:
     if as_json:
         runs_out = opened.list_runs_out
         told = {
+            "authority_until": opened.authority_runs_out.isoformat(),
             "revocation_list_until": None if runs_out is None else runs_out.isoformat(),
             "certificates": [_as_dictionary(each) for each in issued],
         }
         click.echo(json.dumps(told, indent=1))
         return
     click.echo("\n".join(_lines(issued)))
-    click.echo(f"the revocation list runs out on {_day(opened.list_runs_out)}")
+    click.echo(
+        f"the revocation list runs out on {_day(opened.list_runs_out)}, the authority on "
+        f"{_day(opened.authority_runs_out)}"
+    )
 
 
 def _now() -> datetime:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Command = TypeVar("Command", bound=Callable[..., object])
 
-__all__ = ["LogFormat", "log_format_option", "start_logging"]
+__all__ = ["LogFormat", "log_format_option", "say_last", "start_logging"]
 
 LogFormat = Literal["text", "json"]
 
@@ -39,10 +39,10 @@ def start_logging(log_format: LogFormat = "text") -> None:
 
     Text has the local time, but in the journal, which knows the time itself, each line's priority as `<N>`. JSON
     lines have `time` (Unix seconds), `level`, `logger`, `message` and, after a fault, `traceback`; for the journal the
-    priority stands before them, and it takes it off again.
+    priority stands before them, and it takes it off again. `say_last` has the last of them.
     """
     journal = _is_journal(os.environ.get("JOURNAL_STREAM", ""))
-    handler = logging.StreamHandler()
+    handler = _JsonHandler() if log_format == "json" else logging.StreamHandler()
     formatter: logging.Formatter
     if log_format == "json":
         formatter = _Json()
@@ -52,6 +52,19 @@ def start_logging(log_format: LogFormat = "text") -> None:
         formatter = _OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     handler.setFormatter(_Prioritised(formatter) if journal else formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def say_last(message: str) -> None:
+    """Say in one line on standard error why the command ends: as a line of the log where that is JSON."""
+    line = " ".join(message.splitlines())
+    if any(isinstance(handler, _JsonHandler) for handler in logging.getLogger().handlers):
+        logging.getLogger("distreal_edge").error("%s", line)
+    else:
+        click.echo(f"distreal-edge: {line}", err=True)
+
+
+class _JsonHandler(logging.StreamHandler[TextIO]):
+    """Lines for programs, every one of them."""
 
 
 class _OneLine(logging.Formatter):

@@ -12,6 +12,7 @@ import click
 from distreal_edge.cli.files import is_there
 from distreal_edge.cli.numbers import MOST_THREADS, FiniteRange, parse_threads
 from distreal_edge.errors import ConfigError, NetworkError, TableError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,14 +181,14 @@ def _show(measured: Profile, target: Path) -> None:
     console = Console(highlight=False, markup=False)
     machine = measured.machine
     governor = "" if machine.governor is None else f", governor {machine.governor}"
-    console.print(f"{machine.processor}, {machine.cores} cores{governor}, {measured.instruction_set}")
+    console.print(f"{machine.processor}, {count_of(machine.cores, 'core')}{governor}, {measured.instruction_set}")
     temperatures = (machine.temperature_before_c, machine.temperature_after_c)
     if None not in temperatures:
         console.print("{:.0f} degrees before, {:.0f} after".format(*temperatures))
     console.print(_rows(measured))
     console.print(
-        f"ms are medians of steps of {measured.batch} images at so many threads, with the spread of the middle half; "
-        "MB and images/s are of the most threads."
+        f"ms are medians of steps of {count_of(measured.batch, 'image')} at so many threads, with the spread of the "
+        "middle half; MB and images/s are of the most threads."
     )
     console.print(f"Written to {target}.", soft_wrap=True)
 

@@ -17,6 +17,7 @@ from distreal_edge.cli.files import is_there
 from distreal_edge.cli.numbers import FiniteRange
 from distreal_edge.dropout import DRAW_POLICIES
 from distreal_edge.errors import ConfigError, DataError, StateError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -352,8 +353,9 @@ def _words(now: SearchProgress) -> str:
     if now.phase == "snapshots":
         return "training at mixed rates"
     if now.phase == "confirmation":
-        return f"confirming: {now.done:.0f} of {now.total:.0f} trainings"
-    return f"screening: {now.vectors} vectors" + (f", hypervolume {now.hypervolume:.4f}" if now.vectors else "")
+        return f"confirming: {now.done:.0f} of {count_of(round(now.total), 'training')}"
+    reached = f", hypervolume {now.hypervolume:.4f}" if now.vectors else ""
+    return f"screening: {count_of(now.vectors, 'vector')}{reached}"
 
 
 def _clock(seconds: float) -> str:
@@ -390,7 +392,7 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
         )
     console.print(shown)
     console.print(
-        f"{len(evidence.screened)} vectors were screened, {len(evidence.confirmed)} confirmed. Hypervolume "
+        f"Screened: {count_of(len(evidence.screened), 'vector')}, {len(evidence.confirmed)} confirmed. Hypervolume "
         f"{figures['hypervolume']:.4f} nats, of uniform rates {figures['hypervolume_uniform']:.4f}.\n"
         f"{out}, with its evidence and pictures beside it.",
         markup=False,
@@ -398,6 +400,7 @@ def _show(table: Table, evidence: Evidence, out: Path, *, as_json: bool) -> None
     )
     if len(table.rows) < LEAST_ROWS:
         console.print(
-            f"Only {len(table.rows)} rows stand above the noise; a longer --budget or more --confirm-seeds give more.",
+            f"Above the noise: only {count_of(len(table.rows), 'row')}; "
+            "a longer --budget or more --confirm-seeds give more.",
             soft_wrap=True,
         )

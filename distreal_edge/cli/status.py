@@ -12,6 +12,7 @@ import click
 from distreal_edge.cli.service import service_files
 from distreal_edge.errors import ConfigError, DistrealError, printable
 from distreal_edge.status import AggregatorStatus, DeviceStatus, ask
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +101,8 @@ def _device(told: DeviceStatus) -> Iterator[str]:
     if told.row is not None:
         share = "" if told.macs_share is None else f", {told.macs_share:.0%} of the network"
         loss = "" if told.loss is None else f", loss {told.loss:.3g}"
-        threads = "1 thread" if told.threads == 1 else f"{told.threads} threads"
-        yield f"  now        row {told.row} on {threads}{share}; {told.images_per_s:.0f} images/s{loss}"
+        threads = "" if told.threads is None else f" on {count_of(told.threads, 'thread')}"
+        yield f"  now        row {told.row}{threads}{share}; {told.images_per_s:.0f} images/s{loss}"
     yield f"  rounds     {_rounds(told)}"
     spends = [f"{told.cores:.2f} cores"]
     if told.memory_bytes is not None:
@@ -121,7 +122,8 @@ def _device(told: DeviceStatus) -> Iterator[str]:
 
 def _aggregator(told: AggregatorStatus) -> Iterator[str]:
     accuracy = "not known yet" if told.accuracy is None else f"{told.accuracy:.2%}"
-    yield f"  rounds     {told.round} of {told.rounds}; accuracy {accuracy}"
+    number, closing = min(told.round, told.rounds), ", and the closing measurement" * (told.round > told.rounds)
+    yield f"  rounds     {number} of {told.rounds}{closing}; accuracy {accuracy}"
     if told.deadline_s is not None:
         left_s = max(0.0, told.deadline_s - time.time())
         missing = sorted(set(told.selected) - set(told.answered))
@@ -130,15 +132,19 @@ def _aggregator(told: AggregatorStatus) -> Iterator[str]:
     yield f"  devices    {len(told.devices)} here{': ' if told.devices else ''}{_some(told.devices)}"
     if told.refused:
         reasons = [f"{count} {reason}" for reason, count in sorted(told.refused.items())]
-        yield f"  refused    {sum(told.refused.values())} updates so far: {', '.join(reasons)}"
+        yield f"  refused    {count_of(sum(told.refused.values()), 'update')} so far: {', '.join(reasons)}"
 
 
 def _rounds(told: DeviceStatus) -> str:
     if told.round is None:
         return "none was announced yet"
     if told.state == "training":
-        return f"trains number {told.round}, {told.mini_batches} mini-batches so far"
-    trained = f"; {told.mini_batches} mini-batches in the last one that it trained" if told.mini_batches else ""
+        return f"trains number {told.round}, {count_of(told.mini_batches, 'mini-batch', 'mini-batches')} so far"
+    trained = (
+        f"; {count_of(told.mini_batches, 'mini-batch', 'mini-batches')} in the last one that it trained"
+        if told.mini_batches
+        else ""
+    )
     return f"number {told.round} was announced last{trained}"
 
 

@@ -138,7 +138,7 @@ class Rounds(Section, frozen=True):
         """Check that devices have time to train."""
         if self.upload_seconds >= self.seconds:
             raise ConfigError(
-                f"upload_seconds: {self.upload_seconds:g} leaves no time to train in rounds of {self.seconds:g} seconds"
+                f"upload_seconds: {self.upload_seconds:g} leaves no time to train in rounds of {self.seconds:g} s"
             )
         if self.over_selection > 1.0 and self.devices_per_round is None:
             raise ConfigError("over_selection: needs devices_per_round as well, of which it takes more")

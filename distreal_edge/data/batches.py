@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,8 @@ class Batches:
             raise DataError(f"a batch of {batch_size} images cannot be drawn, give at least 1")
         if len(dataset) < min(batch_size, 2):
             raise DataError(
-                f"dataset {dataset.name}: a shard of {len(dataset)} images is too small for batches of {batch_size};"
-                " give the device at least 2 images"
+                f"dataset {dataset.name}: a shard of {count_of(len(dataset), 'image')} is too small for batches of"
+                f" {batch_size}; give the device at least 2 images"
             )
         self.batch_size = min(batch_size, len(dataset))
         self._dataset = dataset

@@ -15,6 +15,7 @@ from distreal_edge.data.cifar_binary import IMAGE_SHAPE, all_or_none
 from distreal_edge.data.dataset import Dataset, Split
 from distreal_edge.data.pillow import read_picture
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,9 @@ def read_cifar10_png(root: Path, split: Split) -> Dataset | None:
             images[start:stop] = pixels.reshape(-1, SIDE, SIDE, 3).transpose(0, 3, 1, 2)
         start = stop
     if start != len(labels):
-        raise DataError(f"{labels_path}: {len(labels)} labels for {start} images in the pictures beside it")
+        raise DataError(
+            f"{labels_path}: {count_of(len(labels), 'label')} for {count_of(start, 'image')} in the pictures beside it"
+        )
     return Dataset(images, labels, CLASSES, name="cifar10")
 
 

@@ -10,6 +10,7 @@ from distreal_edge.data.cifar_binary import IMAGE_BYTES, IMAGE_SHAPE, all_or_non
 from distreal_edge.data.dataset import Dataset, Images, Labels, Split
 from distreal_edge.data.inert_pickle import read_inert_pickle
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,9 @@ def _read_batch(path: Path, *, classes: int, label_key: str) -> tuple[Images, La
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{path}: {label_key!r} is not a list of integers")
     if len(labels) != len(data):
-        raise DataError(f"{path}: {len(data)} images but {len(labels)} labels; get the file again")
+        raise DataError(
+            f"{path}: {count_of(len(data), 'image')} but {count_of(len(labels), 'label')}; get the file again"
+        )
     for index, label in enumerate(labels):
         if not 0 <= label < classes:
             raise DataError(f"{path}: the label of image {index} is outside 0..{classes - 1}; get the file again")

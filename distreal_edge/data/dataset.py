@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,26 +39,30 @@ class Dataset:
     def __post_init__(self) -> None:
         """Check every promise of the class."""
         if self.classes < 1:
-            raise DataError(f"dataset {self.name}: {self.classes} classes, at least 1 is needed")
+            raise DataError(f"dataset {self.name}: {count_of(self.classes, 'class', 'classes')}, at least 1 is needed")
         _check_array(self.name, "images", self.images, np.dtype(np.uint8), 4, "[N, C, H, W]")
         count = len(self.images)
         if count and 0 in self.images.shape:
             raise DataError(f"dataset {self.name}: images of shape {self.images.shape} hold no pixels")
         _check_array(self.name, "labels", self.labels, np.dtype(np.int64), 1, "[N]")
         if len(self.labels) != count:
-            raise DataError(f"dataset {self.name}: {count} images but {len(self.labels)} labels")
+            raise DataError(
+                f"dataset {self.name}: {count_of(count, 'image')} but {count_of(len(self.labels), 'label')}"
+            )
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
         if outside.size:
             first = int(outside[0])
             raise DataError(
                 f"dataset {self.name}: label {self.labels[first]} of image {first} is outside 0..{self.classes - 1}"
-                f" ({outside.size} such labels)"
+                f" ({count_of(outside.size, 'such label')})"
             )
         if self.writers is None:
             return
         _check_array(self.name, "writers", self.writers, np.dtype(np.int32), 1, "[N]")
         if len(self.writers) != count:
-            raise DataError(f"dataset {self.name}: {count} images but {len(self.writers)} writers")
+            raise DataError(
+                f"dataset {self.name}: {count_of(count, 'image')} but {count_of(len(self.writers), 'writer')}"
+            )
         if count and int(self.writers.min()) < 0:
             raise DataError(f"dataset {self.name}: a writer's number is negative, writers are numbered from 0")
 
@@ -82,7 +87,7 @@ class Dataset:
         if chosen.size and (int(chosen.min()) < 0 or int(chosen.max()) >= len(self)):
             raise DataError(
                 f"dataset {self.name}: take() got indices {int(chosen.min())}..{int(chosen.max())},"
-                f" but it has {len(self)} images"
+                f" but it has {count_of(len(self), 'image')}"
             )
         writers = None if self.writers is None else self.writers[chosen]
         return Dataset(self.images[chosen], self.labels[chosen], self.classes, writers, name=self.name)

@@ -16,6 +16,7 @@ import numpy as np
 
 from distreal_edge.data.dataset import Dataset, Images, Split
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from io import BufferedIOBase
@@ -47,8 +48,8 @@ def read_idx_folder(
         labels = read_idx(labels_path, axes=1)
         if len(images) != len(labels):
             raise DataError(
-                f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} labels;"
-                " get both again from one source"
+                f"{images_path} holds {count_of(len(images), 'image')} but {labels_path} holds"
+                f" {count_of(len(labels), 'label')}; get both again from one source"
             )
         if len(labels) and int(labels.max()) >= classes:
             first = int(np.argmax(labels >= classes))
@@ -79,14 +80,18 @@ def read_idx(path: Path, *, axes: int) -> Images:
 def _read(stream: BufferedIOBase, path: Path, axes: int) -> Images:
     magic = stream.read(4)
     if len(magic) < 4:
-        raise DataError(f"{path}: cut short, {len(magic)} bytes where an idx header of {4 + 4 * axes} begins")
+        raise DataError(
+            f"{path}: cut short, {count_of(len(magic), 'byte')} where an idx header of {4 + 4 * axes} begins"
+        )
     if magic[:3] != bytes((0, 0, UNSIGNED_BYTE)):
         raise DataError(f"{path}: not an idx file of unsigned bytes, it begins with {magic.hex()}, not with 000008")
     if magic[3] != axes:
         raise DataError(f"{path}: an idx file of {magic[3]} axes, expected {axes}; images and labels may be swapped")
     lengths_bytes = stream.read(4 * axes)
     if len(lengths_bytes) < 4 * axes:
-        raise DataError(f"{path}: cut short inside the header, which names the lengths of {axes} axes")
+        raise DataError(
+            f"{path}: cut short inside the header, which names the lengths of {count_of(axes, 'axis', 'axes')}"
+        )
     shape = tuple(int(length) for length in np.frombuffer(lengths_bytes, ">u4"))
     expected = math.prod(shape)
     if expected > LARGEST_BYTES:
@@ -97,10 +102,12 @@ def _read(stream: BufferedIOBase, path: Path, axes: int) -> Images:
     while filled < expected:
         count = stream.readinto(view[filled:])
         if not count:
-            raise DataError(f"{path}: cut short, {filled} of the {expected} values that its header {shape} promises")
+            raise DataError(
+                f"{path}: cut short, {filled} of the {count_of(expected, 'value')} that its header {shape} promises"
+            )
         filled += count
     if stream.read(1):
-        raise DataError(f"{path}: longer than the {expected} values that its header {shape} promises")
+        raise DataError(f"{path}: longer than the {count_of(expected, 'value')} that its header {shape} promises")
     return values
 
 

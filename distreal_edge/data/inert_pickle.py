@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import numpy as np
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,5 +163,5 @@ def _rebuild(array: Remembered, path: Path) -> Images:
     ):
         refuse("an array whose shape makes no sense")
     if math.prod(shape) != len(content):
-        refuse(f"an array of shape {shape} with {len(content)} bytes")
+        refuse(f"an array of shape {shape} with {count_of(len(content), 'byte')}")
     return np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")

@@ -14,6 +14,7 @@ import numpy as np
 
 from distreal_edge.data.dataset import Dataset, Images, Split
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +84,10 @@ def _read_file(path: Path) -> dict[str, Writer]:
     except msgspec.DecodeError as problem:
         raise DataError(f"{path}: not a JSON file of LEAF, or cut short ({problem}); preprocess again") from problem
     if len(content.users) != len(content.num_samples):
-        raise DataError(f"{path}: {len(content.users)} users but {len(content.num_samples)} entries in num_samples")
+        raise DataError(
+            f"{path}: {count_of(len(content.users), 'user')} but "
+            f"{count_of(len(content.num_samples), 'entry', 'entries')} in num_samples"
+        )
     if sorted(content.users) != sorted(content.user_data):
         raise DataError(f"{path}: 'users' and 'user_data' name different writers; preprocess again")
     for user, promised in zip(content.users, content.num_samples, strict=True):
@@ -102,7 +106,9 @@ def _pixels(path: Path, user: str, writer: Writer) -> Images:
     except msgspec.DecodeError as problem:
         raise DataError(f"{path}: images of writer {user!r} are not lists of numbers ({problem})") from problem
     if len(rows) != len(writer.y):
-        raise DataError(f"{path}: writer {user!r} has {len(rows)} images but {len(writer.y)} labels")
+        raise DataError(
+            f"{path}: writer {user!r} has {count_of(len(rows), 'image')} but {count_of(len(writer.y), 'label')}"
+        )
     for index, row in enumerate(rows):
         if len(row) != SIDE * SIDE:
             raise DataError(f"{path}: image {index} of writer {user!r} has {len(row)} pixels, not {SIDE * SIDE}")

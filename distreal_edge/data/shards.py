@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from distreal_edge.data.dataset import Indices
@@ -68,8 +69,8 @@ def shard_indices(
     short = min(range(shards), key=lambda shard: len(parts[shard]))
     if len(parts[short]) < smallest:
         raise DataError(
-            f"shards by {kind}: shard {short} has {len(parts[short])} images, at least {smallest} are asked for;"
-            " make fewer shards"
+            f"shards by {kind}: shard {short} has {count_of(len(parts[short]), 'image')}, at least {smallest} are"
+            " asked for; make fewer shards"
         )
     return parts
 
@@ -81,7 +82,7 @@ def split_off(count_total: int, held_back: int, seed: int) -> tuple[Indices, Ind
     Raises DataError when held_back is not in 0..count_total.
     """
     if not 0 <= held_back <= count_total:
-        raise DataError(f"cannot hold back {held_back} of {count_total} images")
+        raise DataError(f"cannot hold back {held_back} of {count_of(count_total, 'image')}")
     order = _generator(seed, SPLIT_STREAM).permutation(count_total).astype(np.int64)
     return np.sort(order[held_back:]), np.sort(order[:held_back])
 
@@ -92,10 +93,10 @@ def _check(labels: Integers, *, kind: str, shards: int, smallest: int) -> int:
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"shards need labels as integers [N], not {labels.dtype} of shape {labels.shape}")
     if shards < 1 or smallest < 0:
-        raise DataError(f"{shards} shards of at least {smallest} images make no sense")
+        raise DataError(f"{count_of(shards, 'shard')} of at least {count_of(smallest, 'image')} make no sense")
     if shards * smallest > len(labels):
         raise DataError(
-            f"{len(labels)} images cannot fill {shards} shards of at least {smallest};"
+            f"{count_of(len(labels), 'image')} cannot fill {count_of(shards, 'shard')} of at least {smallest};"
             " make fewer shards or ask for fewer images"
         )
     return len(labels)
@@ -125,8 +126,8 @@ def _dirichlet_owners(
             break
     else:
         raise DataError(
-            f"no Dirichlet draw of alpha {alpha} in {TRIES} gave each of {shards} shards {smallest} images;"
-            " make fewer shards, take a larger alpha or ask for fewer images"
+            f"no Dirichlet draw of alpha {alpha} in {TRIES} gave each of {count_of(shards, 'shard')}"
+            f" {count_of(smallest, 'image')}; make fewer shards, take a larger alpha or ask for fewer images"
         )
     owner = np.empty(len(labels), np.int64)
     for of_class, of_shards in zip(members, counts, strict=True):
@@ -140,10 +141,13 @@ def _writer_owners(
     if writers is None:
         raise DataError("shards by writer need writers, which this dataset does not have; use iid or dirichlet")
     if writers.shape != (count,):
-        raise DataError(f"shards by writer: {count} labels but writers of shape {writers.shape}")
+        raise DataError(f"shards by writer: {count_of(count, 'label')} but writers of shape {writers.shape}")
     names, writer_of, sizes = np.unique(writers, return_inverse=True, return_counts=True)
     if len(names) < shards:
-        raise DataError(f"shards by writer: {len(names)} writers cannot fill {shards} shards; make fewer shards")
+        raise DataError(
+            f"shards by writer: {count_of(len(names), 'writer')} cannot fill {count_of(shards, 'shard')};"
+            " make fewer shards"
+        )
     shuffled = rng.permutation(len(names))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     shard_of = np.empty(len(names), np.int64)

@@ -23,6 +23,7 @@ from distreal_edge.observe import (
     read_steps,
     summarise,
 )
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from distreal_edge.demo.scenario import Scenario
@@ -132,12 +133,13 @@ def sentences(report: DemoReport) -> tuple[str, ...]:
         )
     if evidence.device_rounds:
         lines.append(
-            f"Cores changed inside the round in {evidence.with_core_changes} of {evidence.device_rounds} rounds of a"
-            f" device; in {evidence.with_both_changes} of these the row changed too."
+            f"Cores changed inside the round in {evidence.with_core_changes} of"
+            f" {count_of(evidence.device_rounds, 'round')} of a device;"
+            f" in {evidence.with_both_changes} of these the row changed too."
         )
         lines.append(
-            f"Of {moves.core_changes} changes of cores, the rows followed {moves.followed}, stayed at {moves.unchanged}"
-            f" and went the other way at {moves.opposed}."
+            f"Of {count_of(moves.core_changes, 'change')} of cores, the rows followed {moves.followed}, stayed at"
+            f" {moves.unchanged} and went the other way at {moves.opposed}."
         )
         missing = ", ".join(f"{device} in round {number}" for device, number in evidence.unanswered)
         lines.append(

@@ -29,6 +29,7 @@ from distreal_edge.errors import ProtocolError
 from distreal_edge.network import Network
 from distreal_edge.observe import hear, new_view, result_table, update
 from distreal_edge.transport import Connected, Disconnected, EmbeddedBroker, Message, Session, Topics
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,8 +98,8 @@ def run_demo(scenario: Scenario, folder: Path, console: Console) -> DemoReport:
 def _introduce(stage: Stage, scenario: Scenario, folder: Path, *, replaced: bool) -> None:
     minutes = max(round(scenario.expected_s / 60), 1)
     stage.say(
-        f"One network is trained over MQTT: {scenario.title}, {scenario.rounds} rounds of {scenario.round_s:g} s,"
-        f" about {minutes} min.\n"
+        f"One network is trained over MQTT: {scenario.title}, {count_of(scenario.rounds, 'round')} of"
+        f" {scenario.round_s:g} s, about {minutes} min.\n"
         f"The boards are emulated: each is a process here whose free cores follow a"
         f" {'recorded' if scenario.recorded else 'made-up'} trace, and whose cores are"
         f" {scenario.core_speed:g} times as fast as one of this machine's. The training, the MQTT messages and the"

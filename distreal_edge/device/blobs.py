@@ -11,6 +11,7 @@ from distreal_edge.durable import make_folder
 from distreal_edge.errors import ProtocolError, StateError
 from distreal_edge.network.file import MAXIMUM_FILE_BYTES
 from distreal_edge.transport import GROUP_CHUNKS, PartialBlob, Want
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ class Blobs:
         for reference, cap_bytes in references:
             if reference.bytes > cap_bytes:
                 raise ProtocolError(
-                    f"a blob of {reference.bytes} bytes is announced, at most {cap_bytes} are taken here"
+                    f"a blob of {count_of(reference.bytes, 'byte')} is announced, at most {cap_bytes} are taken here"
                 )
         expected = {reference.digest: reference for reference, _ in references}
         self._remove_others(expected)

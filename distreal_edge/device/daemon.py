@@ -52,6 +52,7 @@ from distreal_edge.transport import (
     decode,
     encode,
 )
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     import threading
@@ -98,7 +99,7 @@ class DeviceDaemon:
         `profile` is what the federation's table takes on this board.
         """
         if len(dataset) < 2:
-            raise DataError(f"device {device} has {len(dataset)} images; it needs at least 2 to train")
+            raise DataError(f"device {device} has {count_of(len(dataset), 'image')}; it needs at least 2 to train")
         self._device = device
         self._dataset = dataset
         self._board = board

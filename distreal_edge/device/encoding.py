@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 
 from distreal_edge.errors import ProtocolError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,12 +132,12 @@ def unpack_block(frame: bytes, unpacked_bytes: int) -> bytes:
         # Asked first, because the library takes what a frame says that it needs.
         stated = zstandard.frame_content_size(frame)
         if stated != unpacked_bytes:
-            raise ProtocolError(f"size: a packed block of {stated} bytes, it must be {unpacked_bytes}")
+            raise ProtocolError(f"size: a packed block of {count_of(stated, 'byte')}, it must be {unpacked_bytes}")
         data: bytes = zstandard.ZstdDecompressor().decompress(
             frame, max_output_size=unpacked_bytes, allow_extra_data=False
         )
     except zstandard.ZstdError as error:
         raise ProtocolError(f"form: a packed block cannot be read: {str(error)[:100]}") from None
     if len(data) != unpacked_bytes:
-        raise ProtocolError(f"size: a packed block of {len(data)} bytes, it must be {unpacked_bytes}")
+        raise ProtocolError(f"size: a packed block of {count_of(len(data), 'byte')}, it must be {unpacked_bytes}")
     return data

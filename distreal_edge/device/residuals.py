@@ -21,7 +21,7 @@ from distreal_edge.device.survivors import Survivors
 from distreal_edge.device.update import Update, encode_update, joined
 from distreal_edge.device.update_file import UpdateReader
 from distreal_edge.durable import make_folder, quarantine, write_durably
-from distreal_edge.errors import StateError
+from distreal_edge.errors import FullDiskError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,6 +77,8 @@ class Residuals:
         self._state = self._read_state()
         stored = frozenset(waiting)
         for held in self._state.held:
+            if held.uid in stored and held.spooled:
+                continue
             if held.uid in stored:
                 self._keep(self._without(held.uid, more=(msgspec.structs.replace(held, spooled=True),)))
             elif held.spooled:
@@ -132,13 +134,23 @@ class Residuals:
 
         What nobody knows of becomes available neither way: to count something twice is worse than to lose less than a
         step of rounding. Does nothing for an update that holds nothing back.
+
+        A full disk does not raise: what is sent must be able to go from the spool, or there would never be room again.
+        What became of it is known until the end of the program then; after that it is as if nobody knew.
         """
         with self._lock:
             for held in self._state.held:
                 if held.uid == uid:
                     back = () if counted is None else held.after if counted else held.before
                     state = self._without(uid)
-                    self._keep(msgspec.structs.replace(state, available=(*state.available, *back)))
+                    state = msgspec.structs.replace(state, available=(*state.available, *back))
+                    try:
+                        self._keep(state)
+                    except FullDiskError as error:
+                        if not held.spooled and counted is not False:
+                            raise  # the next start would take it for one that was never sent
+                        _log.warning("%s; what became of update %s is kept in memory", error, uid)
+                        self._state = state
                     self._tidy()
 
     def _available(self, plan: Plan, number: int) -> tuple[_Vector, ...]:

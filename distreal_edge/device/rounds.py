@@ -116,6 +116,7 @@ class DeviceRounds:
         self._manifest: Manifest | None = None
         self._fetching = False
         self._training: str | None = None
+        self._trained: Manifest | None = None
         self._quiet_since = 0.0
         self._fetch_patience_s = FETCH_PATIENCE_S
         self._front: str | None = None
@@ -171,6 +172,8 @@ class DeviceRounds:
                 return []
             return [*([] if self._front is None else self._offer(self._front, now)), *self._ask_for_chunks()]
         self._manifest = manifest
+        if self._is_another(manifest):
+            self._done, self._delivered = set(), None
         self._fetching = (
             not manifest.finished
             and self._device in manifest.selected
@@ -180,6 +183,16 @@ class DeviceRounds:
         self._quiet_since = now
         self._fetch_patience_s = FETCH_PATIENCE_S
         return [*([] if self._training is None else [StopTraining()]), *self._ask_for_chunks()]
+
+    def _is_another(self, manifest: Manifest) -> bool:
+        """Say whether a round only looks like the one that was answered: its federation has begun anew since.
+
+        An aggregator says the same of a round as long as it lasts, over restarts. What waits in the spool is good for
+        either of them.
+        """
+        if self._trained is None or self._delivered is None or self._waiting:
+            return False
+        return task_of(manifest) == task_of(self._trained) and manifest != self._trained
 
     def chunk_arrived(self, now: float) -> None:
         """Note that the round's model or table grew."""
@@ -192,7 +205,7 @@ class DeviceRounds:
         self._fetching = False
         if now >= self._manifest.train_until_s:
             return []
-        self._training = task_of(self._manifest)
+        self._training, self._trained = task_of(self._manifest), self._manifest
         return [Train(self._manifest)]
 
     def trained(self, uid: str | None, now: float) -> list[Action]:

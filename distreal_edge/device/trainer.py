@@ -20,6 +20,7 @@ from distreal_edge.device.update import SurvivorLog, Update, UpdateHeader
 from distreal_edge.dropout import Draws, filter_counts
 from distreal_edge.engine import Cancellation, Engine
 from distreal_edge.errors import CancellationError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,10 +198,9 @@ class _Training:
         changes = {name: self.engine.weights[name] - self._network.weights[name] for name in parameters}
         if not (math.isfinite(self.loss_sum) and all(np.isfinite(change).all() for change in changes.values())):
             _log.warning(
-                "round %d: training diverged within %d mini-batches and is thrown away; "
-                "a smaller learning rate may help",
+                "round %d: training diverged within %s and is thrown away; a smaller learning rate may help",
                 self._manifest.number,
-                self.mini_batches,
+                count_of(self.mini_batches, "mini-batch", "mini-batches"),
             )
             self._survivors = SurvivorLog(self._network.plan)
             self.images = self.mini_batches = self.macs = 0

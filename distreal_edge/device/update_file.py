@@ -24,6 +24,7 @@ from distreal_edge.device.update import (
     most_packed_bytes,
 )
 from distreal_edge.errors import ProtocolError, StateError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -313,7 +314,9 @@ def _check_stated(stated: Mapping[str, _Tensor], header: StatedHeader, plan: Pla
         if stated[name].shape != shape:
             raise ProtocolError(f"shape: {name} must be {shape}, got {str(stated[name].shape)[:80]}")
     if kinds > most_kinds(plan):
-        raise ProtocolError(f"size: {kinds} kinds of subsets, an update of this network has at most {most_kinds(plan)}")
+        raise ProtocolError(
+            f"size: {count_of(kinds, 'kind')} of subsets, an update of this network has at most {most_kinds(plan)}"
+        )
     if packed_bytes > most_packed_bytes(elements, values.itemsize):
         raise ProtocolError(f"size: {packed_bytes} packed bytes are more than what they hold")
 

@@ -161,16 +161,19 @@ class Worker:
             if self._spool.path(uid) is None:
                 self._residuals.settle(uid, counted=False)
             raise
-        self._residuals.stored(uid)
 
     def _add(self, uid: str, manifest: Manifest, data: bytes, stopped: Callable[[], bool]) -> None:
-        """Store an update; when the disk is full wait for room for as long as the round is open."""
-        told = False
+        """Store an update, and note that; when the disk is full wait for room for as long as the round is open."""
+        added = told = False
         while True:
             try:
-                self._spool.add(uid, task_of(manifest), data)
+                if not added:
+                    self._spool.add(uid, task_of(manifest), data)
+                added = True
+                self._residuals.stored(uid)
             except StateError as error:
-                over = self._spool.path(uid) is not None or self._board.now() >= manifest.deadline_s or stopped()
+                half = not added and self._spool.path(uid) is not None
+                over = half or self._board.now() >= manifest.deadline_s or stopped()
                 if over:
                     raise
                 if not told:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from distreal_edge.doctor.finding import Finding
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +127,7 @@ def _judge(reading: CertificateReading, now_s: float) -> Finding:
         return Finding("certificate", f"{reading.path}: not good since {until}", renew)
     if now_s >= reading.until_s - _SOON_S:
         days = (reading.until_s - now_s) / _DAY_S
-        return Finding("certificate", f"{reading.path}: good for {days:.0f} days only", renew)
+        return Finding("certificate", f"{reading.path}: good for {count_of(round(days), 'day')} only", renew)
     return Finding("certificate", f"{reading.path}: good until {until}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distreal_edge.doctor.finding import Finding
+from distreal_edge.words import count_of
 
 __all__ = ["ImagesReading", "judge_images"]
 
@@ -28,7 +29,7 @@ def judge_images(reading: ImagesReading) -> Finding:
     if reading.images < 2:
         return Finding(
             "images",
-            f"{reading.name}: {reading.images} images are ours",
+            f"{reading.name}: we have {count_of(reading.images, 'image')}",
             "training needs 2 images at least: add some, or choose another index under [data.shard]",
         )
     return Finding("images", f"{reading.name}: {reading.images} images")

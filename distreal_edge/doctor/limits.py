@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from distreal_edge.doctor.finding import Finding
 from distreal_edge.machine import Roots, find_groups, read_cpuset, read_quotas, read_text
 from distreal_edge.machine.files import read_whole, whole
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +79,7 @@ def _processors(reading: LimitsReading, available: Availability, limits: OwnerLi
     words = [f"{reading.allowed} of {reading.cpus} CPUs"]
     if reading.quota_cores is not None:
         most.append(reading.quota_cores)
-        words.append(f"a quota of {reading.quota_cores:.3g} cores")
+        words.append(f"a quota of {count_of(f'{reading.quota_cores:.3g}', 'core')}")
     if limits is not None and limits.most_cores is not None:
         most.append(limits.most_cores)
         words.append(f"most_cores {limits.most_cores:g}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Subset:
     def check(self, sizes: Sequence[int]) -> None:
         """Raise `DataError` unless this is a subset of filter groups with these sizes."""
         if len(self.survivors) != len(sizes):
-            message = f"a subset lists the survivors of {len(self.survivors)} groups, but the network has {len(sizes)}"
+            groups = count_of(len(self.survivors), "group")
+            message = f"a subset lists the survivors of {groups}, but the network has {len(sizes)}"
             raise DataError(message)
         survivors: tuple[object, ...] = self.survivors  # what callers pass is checked, not believed
         for position, (kept, size) in enumerate(zip(survivors, sizes, strict=True)):

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from distreal_edge.errors import DataError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ def check_vector(vector: Sequence[float], sizes: Sequence[int]) -> Vector:
         message = f"{_FORM}; got {vector!r}"
         raise DataError(message) from None
     if len(rates) != len(sizes):
-        message = f"{_FORM}; got {len(rates)} rates for {len(sizes)} filter groups"
+        message = f"{_FORM}; got {count_of(len(rates), 'rate')} for {count_of(len(sizes), 'filter group')}"
         raise DataError(message)
     for position, rate in enumerate(rates):
         if not (math.isfinite(rate) and 0.0 <= rate < 1.0):

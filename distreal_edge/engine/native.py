@@ -16,6 +16,7 @@ from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network.native_plan import MAXIMUM_BATCH, by_operation
 from distreal_edge.network.operations import BatchNorm, Dropout
 from distreal_edge.network.preprocessing import draw_augmentation
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +85,7 @@ class NativeBackend:
         """Train the survivors on one mini-batch; return the mean loss before the update."""
         _check_count(images)
         kept = subset.mask(self._plan.sizes)
-        with self._turn, _explained(f"a step over {len(images)} images", "make the batch smaller"):
+        with self._turn, _explained(f"a step over {count_of(len(images), 'image')}", "make the batch smaller"):
             corners, flips = draw_augmentation(len(images), self._plan.preprocessing, rng)
             return self._engine.step(
                 _plain(images),
@@ -103,7 +104,7 @@ class NativeBackend:
     def predict(self, images: Images, threads: int, cancellation: Cancellation | None = None) -> NDArray[np.float32]:
         """Return the full network's class scores `[N, classes]`."""
         scores = np.empty((len(images), self._plan.classes), dtype=np.float32)
-        with self._turn, _explained(f"a pass over {len(images)} images", "give fewer at a time"):
+        with self._turn, _explained(f"a pass over {count_of(len(images), 'image')}", "give fewer at a time"):
             self._engine.predict(_plain(images), scores, min(threads, _MOST_THREADS), cancellation)
         return scores
 
@@ -113,7 +114,7 @@ class NativeBackend:
         """Return mean and biased variance per channel of what every batch norm of the full network sees."""
         _check_count(images)
         names = [operation.name for operation in self._plan.operations if isinstance(operation, BatchNorm)]
-        with self._turn, _explained(f"a pass over {len(images)} images", "give fewer at a time"):
+        with self._turn, _explained(f"a pass over {count_of(len(images), 'image')}", "give fewer at a time"):
             moments = self._engine.batch_moments(_plain(images), min(threads, _MOST_THREADS), cancellation)
         return dict(zip(names, moments, strict=True))
 

@@ -10,6 +10,7 @@ import numpy as np
 from distreal_edge.engine.checks import check_not_cancelled
 from distreal_edge.errors import ConfigError
 from distreal_edge.network.preprocessing import augment, normalise
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,7 @@ class ReferenceBackend:
         cancellation: Cancellation | None = None,
     ) -> float:
         """Train the survivors on one mini-batch; return the mean loss before the update."""
-        check = partial(check_not_cancelled, cancellation, f"a step over {len(images)} images")
+        check = partial(check_not_cancelled, cancellation, f"a step over {count_of(len(images), 'image')}")
         check()
         self._executor.use_threads(threads)
         prepared = self._prepared(augment(images, self._plan.preprocessing, rng))
@@ -65,7 +66,7 @@ class ReferenceBackend:
 
     def predict(self, images: Images, threads: int, cancellation: Cancellation | None = None) -> NDArray[np.float32]:
         """Return the full network's class scores `[N, classes]`."""
-        check_not_cancelled(cancellation, f"a pass over {len(images)} images")
+        check_not_cancelled(cancellation, f"a pass over {count_of(len(images), 'image')}")
         self._executor.use_threads(threads)
         return self._executor.predict(self._prepared(images)).astype(np.float32, copy=False)
 
@@ -73,7 +74,7 @@ class ReferenceBackend:
         self, images: Images, threads: int, cancellation: Cancellation | None = None
     ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Return mean and biased variance per channel of what every batch norm of the full network sees."""
-        check_not_cancelled(cancellation, f"a pass over {len(images)} images")
+        check_not_cancelled(cancellation, f"a pass over {count_of(len(images), 'image')}")
         self._executor.use_threads(threads)
         return self._executor.batch_moments(self._prepared(images))
 

@@ -27,6 +27,7 @@ __all__ = [
     "make_authority",
     "make_key",
     "member_of",
+    "renew_authority",
     "sign",
 ]
 
@@ -104,9 +105,19 @@ def make_authority(federation: str, now: datetime) -> Authority:
     """Make a federation's authority. It signs certificates and revocation lists, and no further authorities."""
     check_name(federation, "federation")
     key = make_key()
-    name = _name(federation, _AUTHORITY_NAME)
-    begin = now - _SLACK
-    certificate = (
+    return Authority(_vouch_for_itself(key, _name(federation, _AUTHORITY_NAME), now - _SLACK, now), key)
+
+
+def renew_authority(authority: Authority, now: datetime) -> Authority:
+    """Return an authority that is good for as long again. Key and name stay: so does what the old one has signed."""
+    old = authority.certificate
+    return Authority(_vouch_for_itself(authority.key, old.subject, old.not_valid_before_utc, now), authority.key)
+
+
+def _vouch_for_itself(
+    key: ec.EllipticCurvePrivateKey, name: x509.Name, begin: datetime, now: datetime
+) -> x509.Certificate:
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -119,7 +130,6 @@ def make_authority(federation: str, now: datetime) -> Authority:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Authority(certificate, key)
 
 
 def sign(

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from distreal_edge.durable import held_folder, make_folder, remove_durably, sync_folder, write_durably
 from distreal_edge.errors import ConfigError, StateError
-from distreal_edge.identity.broker import CERTIFICATE, KEY, REVOCATIONS, broker_files
+from distreal_edge.identity.broker import AUTHORITY, CERTIFICATE, KEY, REVOCATIONS, broker_files
 from distreal_edge.identity.certificates import (
     DAYS,
     Authority,
@@ -35,6 +35,7 @@ from distreal_edge.identity.certificates import (
     make_authority,
     make_key,
     member_of,
+    renew_authority,
     sign,
 )
 from distreal_edge.identity.checking import read_certificates, read_key, when_good
@@ -170,9 +171,14 @@ class KeyFolder:
     def renew(self, names: Iterable[str], now: datetime, days: int = DAYS, hosts: tuple[str, ...] = ()) -> list[Path]:
         """Sign new certificates with new keys, and return what is to be installed anew.
 
-        Without names: for whoever's last certificate is good for less than half a year. The old ones stay good until
-        they run out or are revoked. `hosts` are where the broker is reached from now on, instead of before.
+        Without names: for whoever's last certificate is good for less than half a year, and for the authority when a
+        new certificate would outlive it. The old ones stay good until they run out or are revoked. `hosts` are where
+        the broker is reached from now on, instead of before.
         """
+        names = tuple(names)
+        named = bool(names or hosts)
+        if not named and self._renew_authority(now):
+            names = ("broker",)
         if hosts:
             for host in hosts:
                 host_name(host)
@@ -183,12 +189,28 @@ class KeyFolder:
         for each in self.issued(now):
             if each.state != "revoked":
                 latest[each.member.name] = max(each.until, latest.get(each.member.name, each.until))
-        wanted = tuple(dict.fromkeys(names)) or tuple(name for name, until in latest.items() if until - now < _SOON)
+        soon = () if named else tuple(name for name, until in latest.items() if until - now < _SOON)
+        wanted = tuple(dict.fromkeys((*names, *soon)))
         if unknown := [name for name in wanted if name not in latest and name not in _ROLES]:
             raise ConfigError(
                 f"{', '.join(unknown)}: no certificate is there to renew; `distreal-edge keys add` makes one"
             )
         return [self._issue(name, now, days) for name in wanted]
+
+    def _renew_authority(self, now: datetime) -> bool:
+        """Sign the authority's own certificate again when its end is near; return whether that was so.
+
+        Who trusts the old one trusts what is signed from now on, and the other way round, until the old one runs out.
+        That is five years from now at the soonest, and within them everybody gets the new one with a new certificate.
+        """
+        old = self._authority.certificate
+        if now < old.not_valid_before_utc or old.not_valid_after_utc - now >= timedelta(days=DAYS):
+            return False
+        self._authority = renew_authority(self._authority, now)
+        pem = certificate_pem(self._authority.certificate)
+        write_durably(self.path / "broker" / AUTHORITY, pem)
+        write_durably(self.path / _SIGNED, pem)
+        return True
 
     def revoke(self, names: Iterable[str], now: datetime) -> int:
         """Take back every certificate of these members that is still good, for ever; return how many."""
@@ -215,6 +237,11 @@ class KeyFolder:
         return True
 
     @property
+    def authority_runs_out(self) -> datetime:
+        """When nobody would trust anybody any more."""
+        return self._authority.certificate.not_valid_after_utc
+
+    @property
     def list_runs_out(self) -> datetime | None:
         """When the broker, with the present revocation list, would let nobody in any more."""
         return self._revocations().next_update_utc
@@ -224,8 +251,8 @@ class KeyFolder:
     def _issue(self, name: str, now: datetime, days: int) -> Path:
         if why := when_good(self._authority.certificate, now):
             raise ConfigError(
-                f"{self.path / _SIGNED}: {why}, and it is {now:%Y-%m-%d %H:%M} UTC here; set the clock right, or make "
-                "new keys in another folder"
+                f"{self.path / _SIGNED}: {why}, and it is {now:%Y-%m-%d %H:%M} UTC here; set the clock right, or "
+                "renew it: `distreal-edge keys renew`"
             )
         settings = self._settings
         member = Member(settings.federation, "device", name)

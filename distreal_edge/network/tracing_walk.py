@@ -15,6 +15,7 @@ from distreal_edge.network.tracing_functions import FUNCTIONS, METHODS
 from distreal_edge.network.tracing_hints import advice_for
 from distreal_edge.network.tracing_modules import find_handler
 from distreal_edge.network.tracing_values import Recorder, Refusal, Value
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +135,7 @@ def _write(result: Any, written: Value, known: dict[fx.Node, Any]) -> None:
 def _check_output(output: Any) -> Value:
     if isinstance(output, (tuple, list, dict)):
         raise NetworkError(
-            f"cannot trace forward: it returns a collection of {len(output)} values; it must return the "
+            f"cannot trace forward: it returns a collection of {count_of(len(output), 'value')}; it must return the "
             "class scores alone, also in training mode"
         )
     if isinstance(output, Refusal):

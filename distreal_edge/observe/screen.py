@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distreal_edge.observe.view import seconds_left, share_done
+from distreal_edge.words import round_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,12 +153,12 @@ def _progress(
 ) -> RenderableType:
     done = share_done(view, now_s)
     if view.phase == "finished":
-        words = f"all {view.rounds} rounds done"
+        words = f"all rounds done: {view.rounds}"
     elif not view.round:
         words = "waiting for the devices" if view.phase == "waiting" else "starting the aggregator and the devices"
     else:
         ceiling = f", rows up to {view.ceiling:.0%}" if view.ceiling is not None else ""
-        words = f"round {view.round} of {view.rounds}{ceiling}, {view.phase}, {view.answered} answered"
+        words = f"{round_of(view.round, view.rounds)}{ceiling}, {view.phase}, {view.answered} answered"
         left_s = seconds_left(view, training_s or 0.0, now_s)
         if left_s is not None:
             minutes, seconds = divmod(max(round(left_s), 0), 60)

@@ -16,6 +16,7 @@ from distreal_edge.transport import (
     RoundTopic,
     decode,
 )
+from distreal_edge.words import round_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,8 +187,7 @@ def changes(before: FederationView, after: FederationView) -> tuple[str, ...]:
         lines.append(f"aggregator: {after.phase}")
     if after.round != before.round:
         ceiling = f", up to {after.ceiling:.0%} of the network" if after.ceiling is not None else ""
-        of_rounds = f" of {after.rounds}" if after.rounds else ""
-        lines.append(f"round {after.round}{of_rounds}{ceiling}")
+        lines.append(f"{round_of(after.round, after.rounds)}{ceiling}")
     for old, new in zip(before.devices, after.devices, strict=True):
         if new.state != old.state:
             lines.append(f"{new.name}: {new.state}")

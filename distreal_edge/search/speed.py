@@ -19,6 +19,7 @@ from distreal_edge.engine import Engine, mean_cross_entropy
 from distreal_edge.errors import ConfigError, DataError
 from distreal_edge.network import Network
 from distreal_edge.search.families import carried_groups
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +146,8 @@ def take_snapshots(
         if step in at:
             if not _are_finite(training.engine.weights):
                 raise ConfigError(
-                    f"training at mixed rates diverged within {step} mini-batches at a learning rate of {recipe.lr:g}; "
+                    f"training at mixed rates diverged within "
+                    f"{count_of(step, 'mini-batch', 'mini-batches')} at a learning rate of {recipe.lr:g}; "
                     "give the search a lower one"
                 )
             snapshots.append(training.network())

@@ -1,4 +1,4 @@
-"""Cut bytes into self-describing frames, and put frames together again: no clock, no socket, no file kept open.
+"""Cut bytes into self-describing frames, and read a frame: no clock, no socket, no file kept open.
 
 `docs/protocol.md` has the frame byte by byte. A frame carries at most 256 KiB, so that neither the broker nor a client
 ever holds a whole model as one message.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distreal_edge.errors import ProtocolError, StateError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,6 @@ __all__ = [
     "GROUP_CHUNKS",
     "LARGEST_BLOB_BYTES",
     "MOST_CHUNKS",
-    "Assembler",
     "Frame",
     "FrameReader",
     "Progress",
@@ -50,7 +50,9 @@ _ZEROS = bytes(3)
 def chunk_count(total_bytes: int) -> int:
     """Return how many chunks `total_bytes` bytes make; raise ProtocolError outside 1 byte to 1 GiB."""
     if not 1 <= total_bytes <= LARGEST_BLOB_BYTES:
-        raise ProtocolError(f"a blob of {total_bytes} bytes: from 1 to {LARGEST_BLOB_BYTES} bytes can be sent")
+        raise ProtocolError(
+            f"a blob of {count_of(total_bytes, 'byte')}: from 1 to {LARGEST_BLOB_BYTES} bytes can be sent"
+        )
     return -(-total_bytes // CHUNK_BYTES)
 
 
@@ -73,7 +75,7 @@ class Frame:
 def parse_frame(frame: bytes | bytearray | memoryview, *, where: str = "frame") -> Frame:
     """Read one frame, checking everything that it says about itself; raise ProtocolError naming `where`."""
     if len(frame) < HEADER.size:
-        raise ProtocolError(f"{where}: {len(frame)} bytes are too few for a frame's header of {HEADER.size}")
+        raise ProtocolError(f"{where}: {count_of(len(frame), 'byte')}, too few for a frame's header of {HEADER.size}")
     magic, version, zeros, index, count, total_bytes, length, digest = HEADER.unpack_from(frame)
     if magic != MAGIC:
         raise ProtocolError(f"{where}: starts with {magic!r}, a frame starts with {MAGIC!r}")
@@ -84,12 +86,14 @@ def parse_frame(frame: bytes | bytearray | memoryview, *, where: str = "frame") 
     except ProtocolError as error:
         raise ProtocolError(f"{where}: {error}") from None
     if count != expected_count:
-        raise ProtocolError(f"{where}: says {count} chunks, but {total_bytes} bytes make {expected_count}")
+        raise ProtocolError(
+            f"{where}: says {count_of(count, 'chunk')}, but {count_of(total_bytes, 'byte')} must have {expected_count}"
+        )
     if index >= count:
         raise ProtocolError(f"{where}: chunk {index} is out of range, there are {count}")
     if length != chunk_length(index, total_bytes):
         expected = chunk_length(index, total_bytes)
-        raise ProtocolError(f"{where}: chunk {index} says {length} bytes, it must have {expected}")
+        raise ProtocolError(f"{where}: chunk {index} says {count_of(length, 'byte')}, it must have {expected}")
     if len(frame) != HEADER.size + length:
         raise ProtocolError(f"{where}: {len(frame)} bytes arrived, header and chunk make {HEADER.size + length}")
     return Frame(index, count, total_bytes, digest.hex(), memoryview(frame)[HEADER.size :])
@@ -144,103 +148,8 @@ def split(data: bytes | bytearray | memoryview) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an assembly is: chunks `received` of `count`; `duplicate` when the last frame brought nothing new."""
+    """How far a blob is: chunks `received` of `count`; `duplicate` when the last frame brought nothing new."""
 
     received: int
     count: int
     duplicate: bool = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether every chunk has arrived and the digest was right."""
-        return self.received == self.count
-
-
-class Assembler:
-    """Put frames together, in whatever order they come, however often.
-
-    Memory is taken only as chunks arrive, and never more than `cap_bytes` for the chunks, because a frame that speaks
-    of a larger blob is refused. With `digest` (SHA-256, hex) and `total_bytes` given, as a manifest gives them, a frame
-    of anything else is refused; without, the first frame decides and later ones must agree with it.
-    """
-
-    def __init__(self, *, cap_bytes: int, digest: str | None = None, total_bytes: int | None = None) -> None:
-        if total_bytes is not None and total_bytes > cap_bytes:
-            raise ProtocolError(f"a blob of {total_bytes} bytes is announced, at most {cap_bytes} are taken here")
-        self.cap_bytes = cap_bytes
-        self._announced_digest, self._announced_bytes = digest, total_bytes
-        self._chunks: dict[int, bytes] = {}
-        self._whole: bytes | None = None
-        self.digest, self.total_bytes = digest, total_bytes
-
-    @property
-    def count(self) -> int | None:
-        """The number of chunks; None while neither an announcement nor a frame has told."""
-        return None if self.total_bytes is None else chunk_count(self.total_bytes)
-
-    @property
-    def received(self) -> int:
-        """How many different chunks have arrived."""
-        return (self.count or 0) if self.complete else len(self._chunks)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every chunk has arrived and the digest was right."""
-        return self._whole is not None
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """The sorted indices that have not arrived. Empty also while `count` is None."""
-        if self.complete or self.count is None:
-            return ()
-        return tuple(index for index in range(self.count) if index not in self._chunks)
-
-    @property
-    def data(self) -> bytes:
-        """The whole blob; raises ProtocolError while it is incomplete."""
-        if self._whole is None:
-            raise ProtocolError(f"the blob is incomplete: {self.received} of {self.count or '?'} chunks have arrived")
-        return self._whole
-
-    def add(self, frame: bytes | bytearray | memoryview, *, index: int | None = None, where: str = "frame") -> Progress:
-        """Take one frame and say how far the assembly is; `index` is the chunk that its topic says it is.
-
-        Raises ProtocolError, and stays as it was, for a malformed frame or one that contradicts what is known. When
-        the last chunk shows that the digest is wrong, drops everything, starts over and raises ProtocolError.
-        """
-        parsed = parse_frame(frame, where=where)
-        if index not in (None, parsed.index):
-            raise ProtocolError(f"{where}: holds chunk {parsed.index}, its topic says {index}")
-        if parsed.total_bytes > self.cap_bytes:
-            raise ProtocolError(
-                f"{where}: a blob of {parsed.total_bytes} bytes, at most {self.cap_bytes} are taken here"
-            )
-        if self.total_bytes not in (None, parsed.total_bytes):
-            raise ProtocolError(f"{where}: a blob of {parsed.total_bytes} bytes, {self.total_bytes} were announced")
-        if self.digest not in (None, parsed.digest):
-            raise ProtocolError(f"{where}: belongs to blob {parsed.digest[:12]}, {str(self.digest)[:12]} is expected")
-        self.total_bytes, self.digest = parsed.total_bytes, parsed.digest
-        if self.complete or parsed.index in self._chunks:
-            return Progress(self.received, parsed.count, duplicate=True)
-        self._chunks[parsed.index] = bytes(parsed.chunk)
-        if len(self._chunks) == parsed.count:
-            self._finish(where)
-        return Progress(self.received, parsed.count)
-
-    def start_over(self) -> None:
-        """Forget every chunk, and what only frames have told."""
-        self._chunks.clear()
-        self._whole = None
-        self.digest, self.total_bytes = self._announced_digest, self._announced_bytes
-
-    def _finish(self, where: str) -> None:
-        whole = b"".join(self._chunks[index] for index in range(len(self._chunks)))
-        found, expected = hashlib.sha256(whole).hexdigest(), self.digest
-        if found != expected:
-            self.start_over()
-            raise ProtocolError(
-                f"{where}: the assembled blob has SHA-256 {found[:12]}, {str(expected)[:12]} was announced: "
-                "a chunk is damaged, all must be sent again"
-            )
-        self._whole = whole
-        self._chunks.clear()

@@ -29,6 +29,7 @@ from distreal_edge.transport.delivery import Delivery
 from distreal_edge.transport.inbox import RECEIVE_MAXIMUM, Inbox, Message
 from distreal_edge.transport.refusals import Ending, ending_of, is_final, refusal
 from distreal_edge.transport.tls import explain_loss, refused_by_tls
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -320,7 +321,9 @@ class Connection:
             return
         receive_maximum = getattr(properties, "ReceiveMaximum", MOST_IN_FLIGHT)
         if receive_maximum < MOST_IN_FLIGHT:
-            reason = f"the broker takes only {receive_maximum} messages at once; set max_inflight_messages to 20"
+            reason = (
+                f"the broker takes only {count_of(receive_maximum, 'message')} at once; set max_inflight_messages to 20"
+            )
             self._end(Ending(reason, final=True))
             return
         self.largest_packet_bytes = min(
@@ -357,7 +360,9 @@ class Connection:
             self._dropped += 1
             if self._dropped.bit_count() == 1:  # 1, 2, 4, 8, ...: the log must not fill up as well
                 _log.warning(
-                    "%s: dropped %d messages of quality of service 0: not taken in time", self._endpoint, self._dropped
+                    "%s: dropped %s of quality of service 0: not taken in time",
+                    self._endpoint,
+                    count_of(self._dropped, "message"),
                 )
         elif self._inbox.is_overrun:
             self._overrun = True

@@ -40,10 +40,6 @@ class Delivery:
         if self.failure is not None:
             raise self.failure
 
-    def wait_settled(self, timeout_s: float) -> bool:
-        """Wait for either outcome; return whether there is one."""
-        return self._event.wait(timeout_s)
-
     def settle(self, failure: TransportError | None = None) -> None:
         """Mark it as done, or failed; the first call decides."""
         if not self._event.is_set():

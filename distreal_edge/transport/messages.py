@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport.chunks import LARGEST_BLOB_BYTES, MOST_CHUNKS, chunk_count
 from distreal_edge.transport.topics import DIGEST_PATTERN, NAME_PATTERN, PROTOCOL
+from distreal_edge.words import count_of
 
 __all__ = [
     "LARGEST_CONTROL_BYTES",
@@ -100,7 +101,7 @@ class DeviceHealth(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AggregatorHealth(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the training goes: `round` of `rounds` (0 before the first), last accuracy, who was asked, who answered."""
+    """How the training goes: `round` (0 before the first), how many train, accuracy, who was asked, who answered."""
 
     time_s: UnixSeconds
     round: Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -114,7 +115,8 @@ class AggregatorHealth(Struct, frozen=True, forbid_unknown_fields=True):
 def check_chunks(chunks: int, total_bytes: int) -> None:
     """Raise ProtocolError unless so many bytes make so many chunks."""
     if chunks != chunk_count(total_bytes):
-        raise ProtocolError(f"{total_bytes} bytes make {chunk_count(total_bytes)} chunks, not {chunks}")
+        made = f"{count_of(total_bytes, 'byte')} make {count_of(chunk_count(total_bytes), 'chunk')}"
+        raise ProtocolError(f"{made}, not {chunks}")
 
 
 class BlobReference(Struct, frozen=True, forbid_unknown_fields=True):

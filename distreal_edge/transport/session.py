@@ -6,7 +6,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING, Self
 
 from distreal_edge.errors import ConfigError, TransportError
 from distreal_edge.transport.connection import Connection, Endpoint
-from distreal_edge.transport.delivery import DELIVERY_TIMEOUT_S, Delivery
+from distreal_edge.transport.delivery import Delivery
 from distreal_edge.transport.inbox import Connected, Disconnected, Inbox
 from distreal_edge.transport.refusals import Ending
 from distreal_edge.transport.tls import PLAINTEXT, TlsFiles, check_plaintext, is_loopback, tls_context
 from distreal_edge.transport.topics import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
 __all__ = ["Session", "full_jitter_s"]
@@ -228,39 +226,6 @@ class Session:
     def _numbered(self, payload: Numbered) -> bytes:
         return payload(self._number) if callable(payload) else payload
 
-    def send_frames(
-        self,
-        topic_of_index: Callable[[int], str],
-        frames: Iterable[tuple[int, bytes]],
-        *,
-        window: int = 4,
-        stop: threading.Event | None = None,
-        timeout_s: float = DELIVERY_TIMEOUT_S,
-    ) -> int:
-        """Publish (index, frame) pairs with at most `window` unacknowledged by the broker; return how many it took.
-
-        Blocks. Ends early, without an error, once `stop` is set. Raises TransportError when the connection is lost, or
-        an acknowledgement takes longer than `timeout_s`: send again what the receiver then says is missing.
-        """
-        open_deliveries: deque[Delivery] = deque()
-        taken = 0
-
-        def settle_down_to(most: int) -> bool:
-            nonlocal taken
-            while len(open_deliveries) > most:
-                if not _wait_unless(stop, open_deliveries[0], timeout_s):
-                    return False
-                open_deliveries.popleft()
-                taken += 1
-            return True
-
-        for index, frame in frames:
-            if not settle_down_to(window - 1) or (stop is not None and stop.is_set()):
-                return taken
-            open_deliveries.append(self.publish(topic_of_index(index), frame))
-        settle_down_to(0)
-        return taken
-
     def _not_connected(self, what: str) -> Delivery:
         delivery = Delivery(f"{self._endpoint}, {what}")
         delivery.settle(self.failure or TransportError(f"{delivery.what}: not connected"))
@@ -347,14 +312,3 @@ class Session:
             _log.warning("lost %s: %s; connecting again", self._endpoint, ending.reason)
         elif news:
             _log.warning("cannot reach %s: %s; trying until it answers", self._endpoint, ending.reason)
-
-
-def _wait_unless(stop: threading.Event | None, delivery: Delivery, timeout_s: float) -> bool:
-    """Wait for `delivery`, but return False as soon as `stop` is set."""
-    give_up_s = time.monotonic() + timeout_s
-    while not delivery.settled and time.monotonic() < give_up_s - STOP_CHECK_S:
-        if stop is not None and stop.is_set():
-            return False
-        delivery.wait_settled(STOP_CHECK_S)
-    delivery.wait(max(0.0, give_up_s - time.monotonic()))
-    return True

@@ -22,7 +22,8 @@ from distreal_edge.search import uniform_table
 from distreal_edge.transport import (
     MOST_WANTED,
     Ack,
-    Assembler,
+    AggregatorHealth,
+    AggregatorTopic,
     BlobReference,
     BlobTopic,
     DeviceState,
@@ -42,7 +43,7 @@ from distreal_edge.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -262,13 +263,15 @@ class Script:
     name: str
     session: Session
     topics: Topics
+    whole_of: Callable[[Iterable[bytes]], bytes | None]
 
     def __enter__(self) -> Self:
         self.session.__enter__()
         self.session.wait_connected(WAIT_S)
-        self.blobs: dict[str, Assembler] = {}
+        self.blobs: dict[str, list[bytes]] = {}
         self.acks: list[Ack] = []
         self.manifests: list[Manifest] = []
+        self.healths: list[AggregatorHealth] = []
         self.chunks: list[tuple[str, int]] = []
         self.session.subscribe(self.topics.round, self.topics.ack(self.name), self.topics.all_blobs).wait(WAIT_S)
         return self
@@ -301,9 +304,11 @@ class Script:
                 self.manifests.append(decode(Manifest, message.payload, where=message.topic))
             case DeviceTopic(kind="ack"):
                 self.acks.append(decode(Ack, message.payload, where=message.topic))
+            case AggregatorTopic("health"):
+                self.healths.append(decode(AggregatorHealth, message.payload, where=message.topic))
             case BlobTopic(digest, index):
                 self.chunks.append((digest, index))
-                self.blobs.setdefault(digest, Assembler(cap_bytes=2**30)).add(message.payload)
+                self.blobs.setdefault(digest, []).append(message.payload)
 
     def manifest(self, number: int, *, finished: bool = False) -> Manifest:
         def arrived() -> Manifest | None:
@@ -314,13 +319,13 @@ class Script:
         return found
 
     def blob(self, wanted: BlobReference) -> bytes:
-        def arrived() -> bool:
-            return wanted.digest in self.blobs and self.blobs[wanted.digest].complete
+        def arrived() -> bytes | None:
+            return self.whole_of(self.blobs.get(wanted.digest, ()))
 
         if not arrived():
             self.want(wanted.digest, *range(wanted.chunks))
-        self.until(arrived)
-        return self.blobs[wanted.digest].data
+        found: bytes = self.until(arrived)
+        return found
 
     def want(self, digest: str, *indices: int) -> None:
         for first in range(0, len(indices), MOST_WANTED):
@@ -368,13 +373,13 @@ class Script:
 
 
 @pytest.fixture
-def device_at() -> Iterator[Callable[..., Script]]:
+def device_at(whole_of: Callable[[Iterable[bytes]], bytes | None]) -> Iterator[Callable[..., Script]]:
     """Connect scripted devices; all leave after the test."""
     opened: list[Script] = []
 
     def connect(broker: EmbeddedBroker, name: str = "pi-1", federation: str = "test") -> Script:
         session = Session(host=broker.host, port=broker.port, client_id=name)
-        opened.append(Script(name, session, Topics(federation)).__enter__())
+        opened.append(Script(name, session, Topics(federation), whole_of).__enter__())
         return opened[-1]
 
     yield connect

@@ -27,7 +27,6 @@ from distreal_edge.network import Network
 from distreal_edge.search import uniform_table
 from distreal_edge.transport import (
     Ack,
-    Assembler,
     Connected,
     Delivery,
     DeviceState,
@@ -95,11 +94,12 @@ class Unsynced(sqlite3.Connection):
 class Farm:
     """Devices, and the broker between them and the aggregator, in this very thread. They outlive the aggregator."""
 
-    def __init__(self, maker_of: Callable[..., Any]) -> None:
+    def __init__(self, maker_of: Callable[..., Any], whole_of: Callable[..., bytes | None]) -> None:
         self.maker_of = maker_of
+        self.whole_of = whole_of
         self.topics = Topics("test")
         self.manifest: Manifest | None = None
-        self.models: dict[str, Assembler] = {}
+        self.models: dict[str, list[bytes]] = {}
         self.spool: dict[str, tuple[str, bytes]] = {}  # by device, the update that was not acknowledged
         self.answered: dict[str, int] = {}
         self.durable: list[str] = []
@@ -130,7 +130,7 @@ class Farm:
         delivery = Delivery(topic)
         delivery.settle()
         if "/blob/" in topic:
-            self.models.setdefault(topic.split("/")[4], Assembler(cap_bytes=2**30)).add(payload)
+            self.models.setdefault(topic.split("/")[4], []).append(payload)
             self._train()
             return delivery
         device = topic.split("/")[4]
@@ -167,10 +167,12 @@ class Farm:
         manifest = self.manifest
         if manifest is None or manifest.finished or manifest.model.digest not in self.models:
             return
+        model = self.whole_of(self.models[manifest.model.digest])
+        assert model is not None
         for number, device in enumerate(manifest.selected):
             if self.answered.get(device, 0) < manifest.number:
                 self.answered[device] = manifest.number
-                network = Network.from_bytes(self.models[manifest.model.digest].data)
+                network = Network.from_bytes(model)
                 maker = self.maker_of(network, 100 * manifest.number + number)
                 uid = f"{device}-round-{manifest.number}"
                 update = maker.update(
@@ -191,7 +193,13 @@ class Farm:
 
 @pytest.fixture
 def federation(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network_of: Any, maker_of: Any, images_of: Any, lesson: Lesson
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    network_of: Any,
+    maker_of: Any,
+    images_of: Any,
+    lesson: Lesson,
+    whole_of: Any,
 ) -> Callable[[Iterable[int]], tuple[Path, Farm, Fuse]]:
     """Run a federation to its end, with the aggregator killed at these steps, counted anew from every start."""
     network = network_of("residual")
@@ -217,7 +225,7 @@ def federation(
 
     def run(kills: Iterable[int]) -> tuple[Path, Farm, Fuse]:
         folder = tmp_path / f"run-{next(counter)}"
-        farm = Farm(maker_of)
+        farm = Farm(maker_of, whole_of)
         monkeypatch.setattr(server, "Session", farm.session)
         remaining = list(kills)
         fuse.done.clear()

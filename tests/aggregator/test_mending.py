@@ -164,7 +164,7 @@ def test_a_damaged_ledger_is_made_anew_and_the_open_round_goes_on(
     assert restored.accuracy == 0.3
     (message,) = said(caplog)
     assert "ledger.sqlite: is " in message
-    assert "3 rounds are done, round 4 is open with 2 updates" in message
+    assert "3 rounds done, round 4 is open with 2 updates" in message
     assert len((state.folder / "rounds.jsonl").read_text().splitlines()) == 3
     caplog.clear()
     assert state.start().answered == ("pi-1", "pi-2")

@@ -87,7 +87,7 @@ def test_ended_in_mid_round_by_any_signal_it_continues_the_same_round(
         assert {update.uid for update in ledger.updates(1)} == uids
         assert ledger.refusals() == {}
     log = (tmp_path / "1.log").read_text()
-    assert "round 1 goes on, 1 updates are here" in log
+    assert "round 1 goes on, with 1 update" in log
     assert "Traceback" not in log
 
 

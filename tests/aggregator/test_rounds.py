@@ -138,13 +138,14 @@ def test_the_reason_for_closing_says_which_of_them_it_was(begun: Callable[..., A
         (action,) = rounds.tick(now)
         assert isinstance(action, Close)
         whys.append(action.why)
-    assert whys == ["all have answered", "1 of 2 have answered, and 1 are enough", "its deadline has passed"]
+    assert whys == ["all have answered", "1 of 2 answered, at least 1 needed", "its deadline has passed"]
 
 
 @pytest.mark.parametrize(
     ("selected", "present", "changed", "line"),
     [
         (4, 4, {}, "all 4 that are here"),
+        (1, 1, {}, "the only one here"),
         (3, 9, {"devices_per_round": 3}, "3 at random of the 9 that are here"),
         (5, 9, {"devices_per_round": 4}, "5 at random of the 9 that are here, 1 to spare"),
     ],
@@ -319,6 +320,18 @@ def test_a_restart_continues_the_very_round() -> None:
     rounds.update_stored("b")
     close(rounds, 104.0)
     assert rounds.done == 2
+
+
+@pytest.mark.parametrize("back_s", [1.0, 3600.0, 1e9])
+def test_a_restart_that_wakes_up_before_its_round_was_opened_does_not_make_the_round_longer(back_s: float) -> None:
+    reopened = Open(2, ("a", "b"), 2e9, 2e9 + 8.0, 2e9 + 10.0, measure_only=False)
+    rounds = AggregatorRounds(of(), done=1, reopened=reopened, answered=["a"])
+    woken_s = 2e9 - back_s
+    rounds.broker_back(woken_s)
+    assert rounds.tick(woken_s + 9.9) == []
+    close(rounds, woken_s + 10.1)
+    rounds.device_seen("a", 50)
+    assert opened(rounds, woken_s + 12.0).deadline_s == woken_s + 22.0
 
 
 def test_a_restart_after_the_deadline_still_takes_the_updates_that_devices_kept() -> None:

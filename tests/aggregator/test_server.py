@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from contextlib import suppress
@@ -155,11 +156,18 @@ def test_rounds_are_announced_averaged_scored_and_finished(
 
 
 def test_devices_measure_the_statistics_when_the_aggregator_has_no_images_for_it(
-    broker: EmbeddedBroker, serving: Any, device_at: Any, images_of: Any, tmp_path: Path
+    broker: EmbeddedBroker,
+    serving: Any,
+    device_at: Any,
+    images_of: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     test = images_of(30, 1)
     running = serving(broker, test=test)
     device = device_at(broker)
+    device.session.subscribe(device.topics.aggregator_health).wait(WAIT_S)
     device.say("idle")
     for number in (1, 2, 3):
         manifest = device.manifest(number)
@@ -168,6 +176,10 @@ def test_devices_measure_the_statistics_when_the_aggregator_has_no_images_for_it
         device.answer(manifest, steps=0 if number == 3 else 2, seed=number, statistics_images=32)
     device.manifest(3, finished=True)
     assert running.end() is True
+    # Two rounds train, and the one after them is named for what it is.
+    assert {health.rounds for health in device.healths} == {2}
+    assert "round 3, the closing measurement: 1 device (the only one here)" in caplog.text
+    assert "finished after 2 rounds" in caplog.text
     found = records(tmp_path)
     # What devices measured belongs to the model that they received; the last round only measures.
     assert [record["evaluated_round"] for record in found] == [0, 1, 3]
@@ -408,7 +420,7 @@ def test_a_device_that_announces_more_images_after_selection_gains_nothing(
     (subset, _), *_ = maker.log("ordered", 1)
     update = maker.update([(subset, 10 * 3 + 8 + 1)], model=manifest.model.digest)
     device.send(update.header.uid, encode_update(update))
-    assert device.ack(update.header.uid, "refused").reason.startswith("samples: 39 images are more than the 38")
+    assert device.ack(update.header.uid, "refused").reason.startswith("samples: 39 images, more than the 38")
 
 
 def test_the_end_is_told_again_after_a_restart(

@@ -80,7 +80,7 @@ def test_images_are_capped_at_what_the_device_announced(
     if sound:
         check(update)
     else:
-        with pytest.raises(ProtocolError, match=r"^samples: 309 images are more than the 308"):
+        with pytest.raises(ProtocolError, match=r"^samples: 309 images, more than the 308"):
             check(update)
 
 

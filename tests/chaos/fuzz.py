@@ -27,17 +27,18 @@ from distreal_edge.transport import (
     Ack,
     AggregatorHealth,
     AggregatorState,
-    Assembler,
     BlobReference,
     DeviceHealth,
     DeviceState,
     Manifest,
+    PartialBlob,
     Training,
     Want,
     decode,
     encode,
     split,
 )
+from distreal_edge.transport.chunks import parse_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,14 +56,20 @@ def readable(error: DistrealError) -> None:
 
 def frames(data: bytes) -> bool:
     """Put two frames together, cut apart where the first byte says."""
-    assembler = Assembler(cap_bytes=2**20)
+    blob, received = None, 0
     cut = 2 + int.from_bytes(data[:2], "big")
     for frame in filter(None, (data[2:cut], data[cut:])):
         try:
-            assembler.add(frame, where="frame")
+            said = parse_frame(frame, where="frame")
+            if blob is None:  # as if what the first says of the whole had been announced
+                blob = PartialBlob(FOLDER / "blob", digest=said.digest, total_bytes=said.total_bytes)
+            received += blob.add(frame, where="frame").received
+            blob.is_whole()
         except ProtocolError as error:
             readable(error)
-    return assembler.received > 0
+    if blob is not None:
+        blob.discard()
+    return received > 0
 
 
 def manifests(data: bytes) -> bool:

@@ -47,6 +47,9 @@ WAIT_S = 60.0
 TOPICS = Topics("farm")
 MIB = 2**20
 MOST_ROUNDS = 10**6
+measures_most_memory = pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="needs to forget how much memory a process had at most"
+)
 
 
 def large_network(parameters: int) -> Network:
@@ -258,14 +261,13 @@ def forget_most(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
+@measures_most_memory
 def test_eight_uploads_at_once_take_little_memory(
     beside: Callable[[str], Any],
     tmp_path: Path,
     times: Callable[[int, int], int],
     figure: Callable[[str, str, str], None],
 ) -> None:
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        pytest.skip("needs to forget how much memory a process had at most")
     farms = beside("farm")
     network = large_network(times(1_500_000, 11_200_000))
     with EmbeddedBroker(kind="mosquitto") as broker, ExitStack() as stack:
@@ -450,14 +452,13 @@ def test_a_bad_line_carries_a_model_and_an_update_with_little_waste(
     )
 
 
+@measures_most_memory
 def test_a_slow_device_costs_the_broker_little_however_large_the_model_is(
     beside: Callable[[str], Any],
     tmp_path: Path,
     times: Callable[[int, int], int],
     figure: Callable[[str, str, str], None],
 ) -> None:
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        pytest.skip("needs to forget how much memory a process had at most")
     farms, lines = beside("farm"), beside("line")
     network = large_network(times(4_000_000, 11_200_000))
     with ExitStack() as stack:

@@ -61,7 +61,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, beside: Callable[[str], A
             return found
 
         def answered(count: int) -> bool:
-            return len(re.findall(r"images in \d+ mini-batches", farm.log("aggregator"))) >= count
+            return len(re.findall(r"images? in \d+ mini-batch", farm.log("aggregator"))) >= count
 
         try:
             aggregator = farm.aggregator(

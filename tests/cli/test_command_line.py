@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -281,3 +282,27 @@ def test_check_config_finds_that_nobody_would_measure_statistics(cli: Run, write
 def test_a_network_that_cannot_be_is_one_line(cli: Run, write: Any) -> None:
     text = FEDERATION.replace("resnet8", "vgg_small") + "image_size = 1\n"
     failed(cli("check-config", write(text)), 3, "")
+
+
+@pytest.mark.parametrize(("verb", "text"), [("run", DEVICE), ("aggregate", FEDERATION)])
+def test_where_the_log_is_json_so_is_the_line_that_says_why_it_ends(
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+    write: Callable[[str], str],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    text: str,
+) -> None:
+    path, root = write(text.format(root=images)), logging.getLogger()
+    with held_folder(tmp_path / "state"):
+        for named, code, said in [(path, 8, "in use by another distreal-edge"), ("no\nsuch.toml", 2, "no?such.toml: ")]:
+            with monkeypatch.context() as patch:  # as in a process of its own, where nobody else logs
+                patch.setattr(root, "handlers", [])
+                patch.setattr(root, "level", root.level)
+                ended = cli(verb, "--log-format", "json", "--config", named)
+            lines = [json.loads(line) for line in ended.stderr.splitlines()]
+            assert ended.returncode == code
+            assert set(lines[-1]) == {"time", "level", "logger", "message"}
+            assert (lines[-1]["level"], lines[-1]["logger"]) == ("error", "distreal_edge")
+            assert said in lines[-1]["message"]

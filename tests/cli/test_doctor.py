@@ -105,7 +105,7 @@ def test_a_federation_is_looked_at_with_its_network_table_and_profile(cli: Run, 
     )
     config.write_text(text)
     checks = examined(cli, "--config", str(config))
-    assert checks["network and table"]["found"] == "net.safetensors, 2 rows that were made for it"
+    assert checks["network and table"]["found"] == "net.safetensors, 2 rows made for it"
     assert checks["images"]["found"] == "npz: 8 images"
     assert "profile" not in checks
 

@@ -118,7 +118,7 @@ def test_it_says_what_it_does_and_what_it_found(searched: tuple[Path, Any]) -> N
     assert screening.startswith("distreal-edge: screening: ")
     assert re.fullmatch(r"distreal-edge: confirming: \d+ of \d+ trainings", confirming)
     assert "100.0 %" in ran.stdout
-    assert "vectors were screened" in ran.stdout
+    assert "Screened: " in ran.stdout
     assert "table.json, with its evidence and pictures beside it." in ran.stdout
     rows = len(Table.load(folder / "table.json").rows)
     assert (f"Only {rows} rows stand above the noise" in ran.stdout) == (rows < 16)

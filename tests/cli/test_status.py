@@ -60,7 +60,7 @@ DEVICE = DeviceStatus(
 AGGREGATOR = AggregatorStatus(
     federation="garden",
     state="collecting",
-    doing="collecting, round 3 of 9, 1 of 2 updates are here",
+    doing="collecting, round 3 of 9, 1 of 2 updates here",
     connected=True,
     round=3,
     rounds=9,
@@ -276,11 +276,17 @@ def test_an_aggregator_says_whom_it_waits_for(cli: Run, state: Path) -> None:
     with StatusSocket(state) as answering:
         answering.tell(msgspec.structs.replace(AGGREGATOR, deadline_s=time.time() + 30.5))
         lines = cli("status", "--state", str(state)).stdout.splitlines()
-    assert lines[0] == "aggregator of garden: collecting, round 3 of 9, 1 of 2 updates are here"
+    assert lines[0] == "aggregator of garden: collecting, round 3 of 9, 1 of 2 updates here"
     assert lines[1] == "  rounds     3 of 9; accuracy 87.50%"
     assert lines[2] in {f"  this one   1 of 2 answered, waits for pi-2; {left} s left" for left in range(31)}
     assert lines[3] == "  devices    3 here: pi-1, pi-2, pi-3"
     assert len(lines) == 5
+
+
+def test_a_closing_measurement_is_no_round_of_the_training(cli: Run, state: Path) -> None:
+    with StatusSocket(state) as answering:
+        answering.tell(msgspec.structs.replace(AGGREGATOR, round=10))
+        assert "  rounds     9 of 9, and the closing measurement; " in cli("status", "--state", str(state)).stdout
 
 
 def test_an_aggregator_says_what_it_refused_and_why(cli: Run, state: Path) -> None:

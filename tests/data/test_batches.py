@@ -77,7 +77,7 @@ def test_batches_are_copies() -> None:
 
 def test_a_batch_of_one_image_is_only_given_to_who_asks_for_it() -> None:
     assert len(drawn(numbered(3), 1, 3)) == 3
-    with pytest.raises(DataError, match="a shard of 1 images is too small for batches of 8"):
+    with pytest.raises(DataError, match="a shard of 1 image is too small for batches of 8"):
         Batches(numbered(1), 8, np.random.default_rng(0))
 
 

@@ -109,7 +109,7 @@ def changed(change: str) -> object:
         ("text", "images of writer 'f1' are not lists of numbers"),
         ("users", "'users' and 'user_data' name different writers"),
         ("twice", "'users' and 'user_data' name different writers"),
-        ("num_samples", "2 users but 1 entries in num_samples"),
+        ("num_samples", "2 users but 1 entry in num_samples"),
     ],
 )
 def test_a_damaged_file_is_named_with_what_is_wrong(tmp_path: Path, change: str, message: str) -> None:

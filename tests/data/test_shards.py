@@ -123,7 +123,7 @@ def test_writers_are_balanced_and_one_shard_each_when_there_are_as_many() -> Non
         ({"kind": "writer", "writers": np.arange(6000) % 3}, "3 writers cannot fill 4 shards"),
         (
             {"kind": "writer", "writers": np.minimum(np.arange(6000), 3), "smallest": 2},
-            "by writer: shard . has 1 images, at least 2 are asked for",
+            "by writer: shard . has 1 image, at least 2 are asked for",
         ),
         ({"labels": LABELS / 2}, "need labels as integers"),
     ],

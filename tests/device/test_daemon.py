@@ -39,7 +39,6 @@ from distreal_edge.search import uniform_table
 from distreal_edge.status import DeviceStatus, ask
 from distreal_edge.transport import (
     Ack,
-    Assembler,
     BlobReference,
     Connected,
     DeviceHealth,
@@ -97,10 +96,11 @@ def broker() -> Iterator[EmbeddedBroker]:
 class ScriptedAggregator:
     """Publish what a test says, and collect what the device says."""
 
-    def __init__(self, broker: EmbeddedBroker) -> None:
+    def __init__(self, broker: EmbeddedBroker, whole_of: Callable[..., bytes | None]) -> None:
+        self.whole_of = whole_of
         self.topics = Topics(FEDERATION)
         self.session = Session(host=broker.host, port=broker.port, client_id="aggregator")
-        self.arriving: dict[str, Assembler] = {}
+        self.arriving: dict[str, list[bytes]] = {}
         self.updates: dict[str, bytes] = {}  # whole ones, by uid
         self.frames: list[tuple[str, int]] = []
         self.states: list[str] = []
@@ -174,10 +174,10 @@ class ScriptedAggregator:
                     self.answer(offer.uid, "resend", missing=tuple(range(offer.chunks)))
             case UpdateTopic(_, uid, index):
                 self.frames.append((uid, index))
-                assembler = self.arriving.setdefault(uid, Assembler(cap_bytes=2**24))
-                assembler.add(message.payload)
-                if assembler.complete:
-                    self.updates[uid] = assembler.data
+                self.arriving.setdefault(uid, []).append(message.payload)
+                whole = self.whole_of(self.arriving[uid])
+                if whole is not None:
+                    self.updates[uid] = whole
 
     def forget_updates(self) -> None:
         self.offers.clear()
@@ -187,8 +187,8 @@ class ScriptedAggregator:
 
 
 @pytest.fixture
-def aggregator(broker: EmbeddedBroker) -> Iterator[ScriptedAggregator]:
-    with ScriptedAggregator(broker) as scripted:
+def aggregator(broker: EmbeddedBroker, whole_of: Callable[..., bytes | None]) -> Iterator[ScriptedAggregator]:
+    with ScriptedAggregator(broker, whole_of) as scripted:
         yield scripted
 
 
@@ -512,11 +512,12 @@ def test_a_broker_that_comes_later_is_waited_for(
     wide: Network,
     wide_table: bytes,
     broker: EmbeddedBroker,
+    whole_of: Callable[..., bytes | None],
 ) -> None:
     with EmbeddedBroker() as other:
         port = other.port
     start_device(port=port)
-    with EmbeddedBroker(port=port) as late, ScriptedAggregator(late) as aggregator:
+    with EmbeddedBroker(port=port) as late, ScriptedAggregator(late, whole_of) as aggregator:
         aggregator.until(lambda: "idle" in aggregator.states)
         run_one_round(aggregator, plan_round(), wide.to_bytes(), wide_table)
 
@@ -528,13 +529,14 @@ def test_a_broker_that_restarts_in_the_middle_of_a_round_costs_nothing(
     wide_table: bytes,
     broker: EmbeddedBroker,
     dataset: Dataset,
+    whole_of: Callable[..., bytes | None],
 ) -> None:
     # Slow enough that the broker is away while the device trains.
     board = TraceBoard(Trace((0.0,), (1e-6,)), core_speed=1.0, stop=threading.Event())
     with contextlib.ExitStack() as first:
         running = first.enter_context(EmbeddedBroker())
         device = start_device(port=running.port, board=board)
-        with ScriptedAggregator(running) as aggregator:
+        with ScriptedAggregator(running, whole_of) as aggregator:
             aggregator.until(lambda: "idle" in aggregator.states)
             aggregator.announce(plan_round(lasts_s=3.0))
             aggregator.send(wide.to_bytes())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distreal_edge import durable
 from distreal_edge.durable import (
     append_durably,
     held_folder,
@@ -189,3 +190,30 @@ def test_a_damaged_file_is_moved_away_under_its_name_and_the_time_and_never_over
     assert all(re.fullmatch(r"file\.json\.\d{8}T\d{6}Z(-\d)?", path.name) for path in moved)
     with pytest.raises(StateError, match="cannot be moved"):
         quarantine(tmp_path / "file.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("most_files", "most_bytes", "kept"),
+    [(3, 1000, ["b", "c", "d"]), (9, 35, ["c", "d"]), (9, 5, ["d"]), (9, 1000, ["a", "b", "c", "d"])],
+)
+def test_of_damaged_files_the_newest_are_kept_as_many_as_there_is_room_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    most_files: int,
+    most_bytes: int,
+    kept: list[str],
+) -> None:
+    monkeypatch.setattr(durable, "_MOST_FILES", most_files)
+    monkeypatch.setattr(durable, "_MOST_BYTES", most_bytes)
+    for name, size in (("a", 1), ("b", 20), ("c", 15), ("d", 20)):
+        (tmp_path / name).write_bytes(bytes(size))
+        os.utime(tmp_path / name, (0, 1000 - size))  # when it was written does not matter
+        moved = quarantine(tmp_path / name, tmp_path)
+        assert moved.exists()
+        while (tmp_path / "clock").touch() or (tmp_path / "clock").stat().st_ctime_ns <= moved.stat().st_ctime_ns:
+            pass  # the file system's clock ticks a few hundred times a second
+        (tmp_path / "quarantine" / "notes.txt").write_text("of the owner")
+    assert sorted(path.name[0] for path in (tmp_path / "quarantine").iterdir()) == [*kept, "n"]
+    removed = re.findall(r"removed (\d+) files?, the oldest", caplog.text)
+    assert sum(map(int, removed)) == 4 - len(kept)

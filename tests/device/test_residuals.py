@@ -12,7 +12,7 @@ from distreal_edge.device import Spool, Update, UpdateHeader, decode_update
 from distreal_edge.device import residuals as residuals_module
 from distreal_edge.device.pieces import elements_of
 from distreal_edge.device.residuals import Residuals
-from distreal_edge.errors import StateError
+from distreal_edge.errors import FullDiskError, StateError
 from distreal_edge.network import PlanBuilder
 
 if TYPE_CHECKING:
@@ -275,3 +275,35 @@ def test_a_full_disk_is_told_and_nothing_changes(
         with pytest.raises(StateError):
             residuals.encode(make(2, "u2", number=2), plan, "int8", "none")
     assert np.array_equal(available(residuals, plan), before)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_full_disk_keeps_no_update_in_the_spool_and_no_device_from_starting(
+    plan: Plan,
+    make: Callable[..., Update],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    counted: bool,
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise FullDiskError(f"{path}: cannot be written: No space left on device; check the disk's space")
+
+    residuals = Residuals(tmp_path)
+    residuals.encode(make(1, "u0"), plan, "int8", "none")
+    residuals.stored("u0")
+    residuals.settle("u0", counted=True)
+    carried = available(residuals, plan)
+    residuals.encode(make(2, "u1", keep=1.0), plan, "int8", "none")
+    residuals.stored("u1")
+    with monkeypatch.context() as patched:
+        patched.setattr(residuals_module, "write_durably", full)
+        residuals = Residuals(tmp_path, waiting=("u1",))
+        residuals.settle("u1", counted=counted)
+        assert caplog.text.count("what became of update u1 is kept in memory") == 1
+        assert np.array_equal(available(residuals, plan), carried) != counted
+        assert available(residuals, plan).any()
+        # What is in memory alone is forgotten with it, and nothing is ever counted twice.
+        assert not available(Residuals(tmp_path), plan).any()
+    residuals.encode(make(3, "u2", keep=1.0), plan, "int8", "none")
+    assert [held.uid for held in Residuals(tmp_path, waiting=("u2",))._state.held] == ["u2"]

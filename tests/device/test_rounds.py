@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from distreal_edge.device import DeviceRounds
@@ -67,6 +68,25 @@ def test_a_manifest_that_comes_again_changes_nothing(make_manifest: Callable[...
     rounds.trained("u1", NOW)
     assert rounds.announced(make_manifest(), NOW) == []
     assert rounds.blobs_complete(NOW) == []
+
+
+def test_a_round_of_a_federation_that_has_begun_anew_is_another_one(make_manifest: Callable[..., Manifest]) -> None:
+    first, rounds = make_manifest(), training(make_manifest())
+    anew = msgspec.structs.replace(first, deadline_s=first.deadline_s + 100.0)
+    assert task_of(anew) == task_of(first)
+    rounds.trained("u1", NOW)
+    # What was not answered yet is as good for this one.
+    assert rounds.announced(anew, NOW) == []
+    rounds.announced(first, NOW)
+    rounds.acknowledged(durable("u1"), NOW)
+    assert rounds.announced(first, NOW) == []
+    assert rounds.announced(anew, NOW) == [AskForChunks()]
+    assert rounds.blobs_complete(NOW) == [Train(anew)]
+    rounds.trained("u2", NOW)
+    rounds.acknowledged(durable("u2"), NOW)
+    # What a broker kept of an older round does not make this one forgotten.
+    assert rounds.announced(make_manifest(99, selected=()), NOW) == []
+    assert rounds.announced(anew, NOW) == []
 
 
 @pytest.mark.parametrize("change", [{"finished": True}, {"selected": ("other",)}, {"train_until_s": NOW}])

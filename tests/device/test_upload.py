@@ -9,9 +9,10 @@ import pytest
 
 from distreal_edge.device.upload import Upload
 from distreal_edge.errors import ProtocolError, StateError, TransportError
-from distreal_edge.transport import CHUNK_BYTES, Assembler, Delivery, Offer
+from distreal_edge.transport import CHUNK_BYTES, Delivery, Offer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TASK = msgspec.json.encode({"uid": "u1", "round": 3, "model": "a" * 64}).decode()
@@ -73,7 +74,9 @@ def test_an_offer_begins_anew(file: Path) -> None:
     assert broker.got[4:] == [5, 6]
 
 
-def test_all_chunks_go_out_a_few_at_a_time_and_make_the_file_again(file: Path) -> None:
+def test_all_chunks_go_out_a_few_at_a_time_and_make_the_file_again(
+    file: Path, whole_of: Callable[..., bytes | None]
+) -> None:
     broker = Broker()
     sending = upload(broker, file)
     assert broker.got == []
@@ -88,10 +91,7 @@ def test_all_chunks_go_out_a_few_at_a_time_and_make_the_file_again(file: Path) -
     broker.acknowledge(1)
     assert sending.advance()
     assert sending.advance()
-    assembler = Assembler(cap_bytes=len(DATA))
-    for frame in broker.frames:
-        assembler.add(frame)
-    assert assembler.data == DATA
+    assert whole_of(broker.frames) == DATA
 
 
 def test_only_the_chunks_that_are_asked_for_are_sent(file: Path) -> None:

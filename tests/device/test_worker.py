@@ -86,20 +86,23 @@ def test_a_profile_of_another_table_is_told_and_not_used(
     assert warning.endswith("two of its rows are measured instead")
 
 
+@pytest.mark.parametrize(("place", "step"), [(Spool, "add"), (Residuals, "stored")])
 def test_an_update_waits_for_room_on_a_full_disk(
     trained: Callable[[None], tuple[list[float], list[int]]],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    place: type,
+    step: str,
 ) -> None:
-    add, full = Spool.add, [True] * 3
+    take, full = getattr(place, step), [True] * 3
 
-    def add_when_there_is_room(self: Spool, *arguments: Any) -> Path:
+    def take_when_there_is_room(self: Any, *arguments: Any) -> Any:
         if full:
             full.pop()
             raise StateError("spool: cannot be written: No space left on device; check the disk's space")
-        return add(self, *arguments)
+        return take(self, *arguments)
 
-    monkeypatch.setattr(Spool, "add", add_when_there_is_room)
+    monkeypatch.setattr(place, step, take_when_there_is_room)
     trained(None)
     assert not full
     assert caplog.text.count("No space left on device") == 1

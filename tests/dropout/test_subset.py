@@ -29,7 +29,7 @@ def test_a_mask_lays_the_groups_one_after_the_other_and_ends_with_what_is_never_
 @pytest.mark.parametrize(
     ("subset", "complaint"),
     [
-        (_subset([0]), "a subset lists the survivors of 1 groups, but the network has 2"),
+        (_subset([0]), "a subset lists the survivors of 1 group, but the network has 2"),
         (_subset([0], [0], [0]), "a subset lists the survivors of 3 groups, but the network has 2"),
         (_subset([0], []), "the subset's group 1 keeps no filter; keep at least one"),
         (_subset([0, 3], [0]), r"the subset's group 0 must be sorted, distinct and within 0\.\.2"),

@@ -60,7 +60,7 @@ def test_a_vector_is_any_sequence_of_numbers() -> None:
 @pytest.mark.parametrize(
     ("vector", "complaint"),
     [
-        ([0.5], "got 1 rates for 2 filter groups"),
+        ([0.5], "got 1 rate for 2 filter groups"),
         ([0.5] * 3, "got 3 rates for 2 filter groups"),
         ([0.0, 1.0], "rate 1 is 1.0"),
         ([-0.1, 0.0], "rate 0 is -0.1"),

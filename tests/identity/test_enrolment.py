@@ -124,6 +124,19 @@ def test_somebody_elses_authority_is_not_replaced(
     assert sorted(path.name for path in Path("tls").iterdir()) == ["ca.pem", "pi-1.key", "pi-1.pem"]
 
 
+def test_the_authoritys_new_certificate_takes_the_place_of_its_old_one_beside_another_member(
+    folder: KeyFolder, enroll: Callable[..., tuple[int, str]], now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("aggregator", "pi-1"):
+        enroll(folder.path / "enrolment" / f"{name}.enrolment")
+    monkeypatch.setattr("distreal_edge.identity.certificates._AUTHORITY_DAYS", 9000)
+    folder._renew_authority(now + timedelta(days=7000))
+    (path,) = folder.renew(["pi-1"], now)
+    code, told = enroll(path, "--replace")
+    assert code == 0, told
+    assert Path("tls/ca.pem").read_bytes() == (folder.path / "ca.pem").read_bytes()
+
+
 def changed(made: Path, tmp_path: Path, change: Callable[[str], str]) -> Path:
     path = tmp_path / "changed.enrolment"
     path.write_text(change((made / "enrolment" / "pi-1.enrolment").read_text()))

@@ -13,6 +13,7 @@ import pytest
 
 from distreal_edge.errors import ConfigError, StateError
 from distreal_edge.identity import KeyFolder, read_enrolment
+from distreal_edge.identity.checking import read_certificates
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -88,6 +89,47 @@ def test_what_runs_out_within_half_a_year_is_renewed_and_nothing_else(folder: Ke
     assert [path.name for path in folder.renew([], later)] == [
         "aggregator.enrolment", "broker", "pi-1.enrolment", "short.enrolment",
     ]  # fmt: skip
+
+
+def test_the_authority_is_renewed_while_all_can_still_go_over_to_it_one_by_one(
+    folder: KeyFolder, openssl: Any, tmp_path: Path, now: datetime
+) -> None:
+    later = now + timedelta(days=7300 - 1825)
+    folder.renew([], later)
+    folder.add(["before"], later)
+    assert (folder.path / "ca.pem").read_bytes() == (folder.path / "broker" / "ca.pem").read_bytes()
+    old = tmp_path / "old.pem"
+    old.write_bytes((folder.path / "ca.pem").read_bytes())
+    later += timedelta(days=1)
+    assert [path.name for path in folder.renew([], later)] == ["broker"]
+    new = folder.path / "broker" / "ca.pem"
+    assert new.read_bytes() != old.read_bytes()
+    assert new.read_bytes() == (folder.path / "ca.pem").read_bytes()
+    folder = KeyFolder(folder.path)
+    assert folder.authority_runs_out == later + timedelta(days=7300)
+    (after,) = folder.add(["after"], later)
+    assert read_enrolment(after, later).authority == new.read_text()
+    # Whoever has the old one and whoever has the new one know each other, and the list of the revoked as well.
+    folder.refresh_list(later)
+    for authority in (old, new):
+        for issued in (folder.path / "issued").glob("*.pem"):
+            begins = read_certificates(issued.read_bytes())[0].not_valid_before_utc
+            at = str(int((begins + timedelta(days=2)).timestamp()))
+            checked = openssl("verify", "-x509_strict", "-attime", at, "-CAfile", authority, issued)
+            assert checked.returncode == 0, checked.stderr
+        assert (
+            "verify OK"
+            in openssl("crl", "-noout", "-CAfile", authority, "-in", folder.path / "broker" / "crl.pem").stderr
+        )
+
+
+def test_a_federation_that_has_run_out_as_a_whole_is_renewed_as_a_whole(folder: KeyFolder, now: datetime) -> None:
+    later = now + timedelta(days=8000)
+    with pytest.raises(ConfigError, match="keys renew"):
+        folder.add(["pi-3"], later)
+    assert [path.name for path in folder.renew([], later)] == ["broker", "aggregator.enrolment", "pi-1.enrolment"]
+    assert read_enrolment(folder.path / "enrolment" / "pi-1.enrolment", later).name == "pi-1"
+    assert folder.refresh_list(later)
 
 
 def test_the_broker_is_renewed_for_where_it_has_moved_to(folder: KeyFolder, openssl: Any, now: datetime) -> None:

@@ -224,7 +224,7 @@ def test_a_network_has_one_input() -> None:
 
 def test_a_network_has_one_output() -> None:
     assert "returns a collection of 2 values" in error_of(Returns(lambda x: (x, x)))
-    assert "returns a collection of 1 values" in error_of(Returns(lambda x: {"out": x}))
+    assert "returns a collection of 1 value" in error_of(Returns(lambda x: {"out": x}))
     assert "it returns None; it must return the class scores" in error_of(Returns(lambda x: None))
     assert "it returns maps (4, 8, 8); it must return class scores" in error_of(around(nn.Identity())[:2])
     assert "it returns the images that it was given" in error_of(nn.Sequential(nn.Identity()))

@@ -106,7 +106,7 @@ def test_the_time_left_is_said_in_minutes_and_seconds() -> None:
 
 
 def test_the_end_is_said_too() -> None:
-    assert "all 12 rounds done" in "\n".join(frame(replace(VIEW, phase="finished"), 80))
+    assert "all rounds done: 12" in "\n".join(frame(replace(VIEW, phase="finished"), 80))
 
 
 def test_the_table_at_the_end_has_a_line_per_round(rounds: tuple[RoundRecord, ...], steps: dict[str, Steps]) -> None:

@@ -138,6 +138,9 @@ def test_every_change_of_state_is_one_line() -> None:
     assert changes(training, heard(training, TOPICS.device_health("a"), health())) == ()
     closed = heard(training, TOPICS.aggregator_health, aggregator("collecting", 2, 0.815))
     assert changes(training, closed) == ("round 1 closed: accuracy 81.50%",)
+    assert changes(closed, heard(closed, TOPICS.round, manifest(5))) == (
+        "round 5, the closing measurement, up to 25% of the network",
+    )
     gone = heard(closed, TOPICS.aggregator_state, AggregatorState("offline", 1, "fed"))
     assert changes(closed, gone) == ("aggregator: offline",)
 

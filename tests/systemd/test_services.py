@@ -38,7 +38,7 @@ def test_what_the_readme_says_is_typed_starts_a_device_that_trains(machine: Any)
     assert machine.container.show(DEVICE, "ControlGroup").startswith("/distreal.slice/")
     assert machine.container.show(AGGREGATOR, "ActiveState") == "active"
     machine.container.until(
-        lambda: machine.status(AGGREGATOR) == "collecting, round 1 of 1001, 0 of 1 updates are here", WAIT_S, "status"
+        lambda: machine.status(AGGREGATOR) == "collecting, round 1 of 1000, 0 of 1 update here", WAIT_S, "status"
     )
 
 

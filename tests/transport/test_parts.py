@@ -5,7 +5,10 @@ import errno
 import hashlib
 import os
 import random
-from typing import TYPE_CHECKING, Any
+import tracemalloc
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,12 +17,12 @@ from hypothesis import strategies as st
 from distreal_edge.errors import ProtocolError
 from distreal_edge.transport import DiskError, FrameReader, PartialBlob, chunks, parts
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 CHUNK = 16
+REAL_CHUNK = chunks.CHUNK_BYTES
 DATA = random.Random(7).randbytes(5 * CHUNK + 3)
 DIGEST = hashlib.sha256(DATA).hexdigest()
+# Around the edges of a chunk, and some in between
+sizes = st.sampled_from([1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 5])
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +66,79 @@ def test_chunks_in_any_order_make_the_blob_whoever_is_killed_in_between(
     assert (tmp_path / "whole").read_bytes() == DATA
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
     (tmp_path / "whole").unlink()
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=sizes, order=st.randoms(use_true_random=False), repeats=st.integers(1, 3))
+def test_any_order_and_any_repetition_gives_the_bytes_back(size: int, order: random.Random, repeats: int) -> None:
+    shuffled = frames(DATA[:size]) * repeats
+    order.shuffle(shuffled)
+    with TemporaryDirectory() as folder:
+        part = opened(Path(folder), DATA[:size])
+        for number, frame in enumerate(shuffled, start=1):
+            progress = part.add(frame)
+            assert progress.received + len(part.missing) == progress.count == -(-size // CHUNK)
+            assert part.is_whole() == (progress.received == progress.count)
+            assert number > 1 or not progress.duplicate
+        assert part.is_whole()
+        assert part.path.read_bytes() == DATA[:size]
+
+
+@settings(deadline=None, max_examples=30)
+@given(size=sizes, data=st.data())
+def test_what_is_missing_is_exactly_what_was_dropped(size: int, data: st.DataObject) -> None:
+    sent = frames(DATA[:size])
+    dropped = data.draw(st.sets(st.integers(0, len(sent) - 1), min_size=1, max_size=len(sent)))
+    with TemporaryDirectory() as folder:
+        part = opened(Path(folder), DATA[:size])
+        for index, frame in enumerate(sent):
+            if index not in dropped:
+                part.add(frame)
+        assert part.missing == tuple(sorted(dropped))
+        assert not part.is_whole()
+        for index in dropped:
+            part.add(sent[index])
+        assert part.is_whole()
+        assert part.path.read_bytes() == DATA[:size]
+
+
+@settings(deadline=None, max_examples=40)
+@given(size=sizes, data=st.data())
+def test_one_wrong_bit_never_passes(size: int, data: st.DataObject) -> None:
+    sent = [bytearray(frame) for frame in frames(DATA[:size])]
+    frame = sent[data.draw(st.integers(0, len(sent) - 1))]
+    # half of the time in the header
+    place = data.draw(st.integers(0, 59) | st.integers(0, len(frame) - 1))
+    frame[place] ^= 1 << data.draw(st.integers(0, 7))
+    with TemporaryDirectory() as folder:
+        part = opened(Path(folder), DATA[:size])
+        with pytest.raises(ProtocolError):  # noqa: PT012 - any of the frames may be the one that shows it
+            for each in sent:
+                part.add(each)
+            part.is_whole()
+        assert not part.is_whole()
+
+
+def test_memory_is_taken_for_a_chunk_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", REAL_CHUNK)
+    large = bytearray(frames(bytes(REAL_CHUNK))[0])
+    large[12:24] = (4096).to_bytes(4) + (2**30).to_bytes(8)
+    part = PartialBlob(tmp_path / "blob.part", digest=large[28:60].hex(), total_bytes=2**30)
+    tracemalloc.start()
+    try:
+        assert part.add(large).count == 4096
+        assert tracemalloc.get_traced_memory()[1] < 2 * REAL_CHUNK
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_larger_blob_than_was_announced_is_refused_with_its_first_frame(tmp_path: Path) -> None:
+    large = bytearray(frames()[0])
+    large[12:24] = (2**20).to_bytes(4) + (2**24).to_bytes(8)
+    part = opened(tmp_path)
+    with pytest.raises(ProtocolError, match=f"a blob of {2**24} bytes, {len(DATA)} were announced"):
+        part.add(large)
+    assert list(tmp_path.iterdir()) == []
 
 
 def files(folder: Path) -> tuple[Path, Path]:

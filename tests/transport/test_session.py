@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from distreal_edge.errors import ConfigError, TransportError
 from distreal_edge.transport import (
-    Assembler,
     Connected,
     Disconnected,
     EmbeddedBroker,
@@ -34,7 +33,7 @@ from distreal_edge.transport.inbox import MOST_MESSAGES, ROOM_MESSAGES
 from distreal_edge.transport.session import full_jitter_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from distreal_edge.transport import Event
     from distreal_edge.transport.embedded_broker import BrokerKind
@@ -164,8 +163,11 @@ def test_a_payload_over_the_limit_is_refused_here_and_the_connection_lives_on(
     assert len(next_message(session).payload) == 2 * 1024 * 1024 - 100
 
 
-def test_a_blob_arrives_through_a_window_of_frames(
-    broker: EmbeddedBroker, session_to: Callable[..., Session], next_message: Callable[..., Message]
+def test_a_blob_arrives_frame_by_frame(
+    broker: EmbeddedBroker,
+    session_to: Callable[..., Session],
+    next_message: Callable[..., Message],
+    whole_of: Callable[..., bytes | None],
 ) -> None:
     data = os.urandom(60 * 256 * 1024 + 17)
     sender, receiver = session_to(broker, "sender"), session_to(broker, "receiver")
@@ -173,26 +175,13 @@ def test_a_blob_arrives_through_a_window_of_frames(
     receiver.wait_connected(WAIT_S)
     sender.wait_connected(WAIT_S)
     reader = FrameReader(data)
-    assert sender.send_frames(lambda index: f"blob/x/{index}", reader.frames(), window=3) == 61
-    assembler = Assembler(cap_bytes=len(data), digest=reader.digest, total_bytes=len(data))
-    while not assembler.complete:
-        message = next_message(receiver)
-        assembler.add(message.payload, where=message.topic)
-    assert assembler.data == data
-
-
-def test_sending_ends_early_when_it_is_stopped(broker: EmbeddedBroker, session_to: Callable[..., Session]) -> None:
-    session = session_to(broker, "sender")
-    session.wait_connected(WAIT_S)
-    stop = threading.Event()
-
-    def frames() -> Iterator[tuple[int, bytes]]:
-        for index in range(100):
-            if index == 10:
-                stop.set()
-            yield index, b"x"
-
-    assert 6 <= session.send_frames(lambda index: f"f/{index}", frames(), stop=stop) <= 10
+    assert reader.count == 61
+    for index, frame in reader.frames():
+        sender.publish(f"blob/x/{index}", frame).wait()
+    arrived: list[bytes] = []
+    while whole_of(arrived) is None:
+        arrived.append(next_message(receiver).payload)
+    assert whole_of(arrived) == data
 
 
 @pytest.mark.chaos
@@ -201,15 +190,12 @@ def test_sending_fails_when_the_broker_dies_so_that_the_sender_can_resume(
 ) -> None:
     session = session_to(broker, "sender")
     session.wait_connected(WAIT_S)
-
-    def frames() -> Iterator[tuple[int, bytes]]:
-        for index in range(1000):
-            if index == 10:
-                os.kill(broker.pid, signal.SIGKILL)
-            yield index, bytes(1000)
-
-    with pytest.raises(TransportError, match=r"connection lost|not connected"):
-        session.send_frames(lambda index: f"f/{index}", frames())
+    for index in range(10):
+        session.publish(f"f/{index}", bytes(1000)).wait()
+    os.kill(broker.pid, signal.SIGKILL)
+    with pytest.raises(TransportError, match=r"connection lost|not connected"):  # noqa: PT012 - whichever shows it
+        for index in range(10, 1000):
+            session.publish(f"f/{index}", bytes(1000)).wait()
 
 
 def test_an_owner_that_is_slow_gets_everything_in_order_and_can_publish_meanwhile(
@@ -243,7 +229,8 @@ def test_an_owner_that_does_not_take_slows_the_broker_down_and_loses_nothing(
     slow.wait_connected(WAIT_S)
     assert isinstance(next_event(slow, lambda event: True), Connected)
     writer.wait_connected(WAIT_S)
-    writer.send_frames(lambda index: f"f/{index}", ((index, bytes(size)) for index in range(count)))
+    for index in range(count):
+        writer.publish(f"f/{index}", bytes(size)).wait()
     give_up_s = time.monotonic() + WAIT_S
     while slow.events.has_room and time.monotonic() < give_up_s:
         time.sleep(0.01)
