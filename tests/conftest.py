@@ -1,4 +1,4 @@
-"""A broker as `distreal-edge keys` would have it, for tests of more than one folder."""
+"""How tests share a machine; and a broker as `distreal-edge keys` would have it, for tests of more than one folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,38 @@ if TYPE_CHECKING:
 _INSTALLED = "/etc/mosquitto/distreal-edge"
 _LISTENER = "\nlistener 8883\n"
 _WAIT_S = 30.0
+
+# Of this machine's cores, the share of each process that runs tests beside others.
+_CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Heeded by PyTorch, which is loaded later, here and in programs that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", str(_CORES))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("together", "alone"),
+        help="run the tests that bear others beside them, or those that do not; without it, all of them",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("part")
+    if part is None:
+        return
+    found: dict[str, list[pytest.Item]] = {"together": [], "alone": []}
+    for item in items:
+        found["together" if item.get_closest_marker("alone") is None else "alone"].append(item)
+    items[:] = found.pop(part)
+    for others in found.values():
+        config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(scope="session")
+def cores() -> int:
+    """Return how many cores a test may fill for long, such as by compiling."""
+    return _CORES
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.network import Network
 
-pytestmark = [pytest.mark.chaos]
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("programs")]
 
 NAMED = re.compile(r"quarantine/(\S+?);")
 

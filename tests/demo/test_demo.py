@@ -75,6 +75,7 @@ def started(tmp_path: Path, images: Path) -> Iterator[Callable[..., subprocess.P
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("programs")
 def test_the_demo_trains_and_leaves_a_report_with_pictures(tmp_path: Path, small: Scenario) -> None:
     # Python's own tracker of shared memory, which other tests may have started, stays.
     before = {*psutil.Process().children(recursive=True)}
@@ -104,6 +105,7 @@ def test_the_demo_trains_and_leaves_a_report_with_pictures(tmp_path: Path, small
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("programs")
 def test_a_signal_in_a_round_ends_everything_and_leaves_a_report(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -119,6 +121,7 @@ def test_a_signal_in_a_round_ends_everything_and_leaves_a_report(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("programs")
 def test_killing_the_demo_leaves_nobody_behind(started: Callable[..., subprocess.Popen[bytes]]) -> None:
     program = started(stdout=subprocess.DEVNULL)
     family = psutil.Process(program.pid).children(recursive=True)
@@ -127,6 +130,7 @@ def test_killing_the_demo_leaves_nobody_behind(started: Callable[..., subprocess
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("programs")
 def test_a_device_that_dies_is_noticed_and_named_with_its_log(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_device_that_dies_is_noticed_and_named_with_its_log(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("programs")
 def test_ctrl_c_on_a_terminal_gives_the_terminal_back(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

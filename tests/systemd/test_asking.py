@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("container")]
 
 DEVICE = "distreal-edge-device.service"
 PROGRAM = "/opt/distreal-edge/bin/distreal-edge"
