@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     found: dict[str, list[pytest.Item]] = {"together": [], "alone": []}
     for item in items:
         found["together" if item.get_closest_marker("alone") is None else "alone"].append(item)
-    items[:] = found.pop(part)
+    # The long ones begin first, so that processes which share them end at about the same time.
+    items[:] = sorted(found.pop(part), key=lambda item: item.get_closest_marker("slow") is None)
     for others in found.values():
         config.hook.pytest_deselected(items=others)
 
