@@ -133,7 +133,6 @@ core_speed = 0.5
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_two_real_devices_train_on_real_images_and_follow_their_cores(
     broker: EmbeddedBroker, start: Any, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200), pytest.mark.xdist_group("programs")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 MOST_S = 10.0
 DEVICES = ("pi-1", "pi-2")

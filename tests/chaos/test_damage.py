@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.network import Network
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("programs")]
+pytestmark = [pytest.mark.chaos]
 
 NAMED = re.compile(r"quarantine/(\S+?);")
 

@@ -41,7 +41,7 @@ from distreal_edge.transport import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200), pytest.mark.xdist_group("programs")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 WAIT_S = 60.0
 TOPICS = Topics("farm")

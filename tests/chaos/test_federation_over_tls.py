@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 30.0
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("programs")]
+pytestmark = [pytest.mark.chaos]
 
 
 def program(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:

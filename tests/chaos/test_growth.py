@@ -14,7 +14,7 @@ from distreal_edge.transport import EmbeddedBroker, Topics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200), pytest.mark.xdist_group("programs")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 MOST_GROWTH = {"aggregator": 1.05, "pi-1": 1.02}
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.xdist_group("programs"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler to record what a program writes"),
 ]
 

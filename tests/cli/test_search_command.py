@@ -97,7 +97,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_a_search_writes_a_table_for_its_network(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     table = Table.load(folder / "table.json")
@@ -110,7 +109,6 @@ def test_a_search_writes_a_table_for_its_network(searched: tuple[Path, Any]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_it_says_what_it_does_and_what_it_found(searched: tuple[Path, Any]) -> None:
     folder, ran = searched
     begun, screening, confirming = ran.stderr.splitlines()
@@ -126,7 +124,6 @@ def test_it_says_what_it_does_and_what_it_found(searched: tuple[Path, Any]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_the_evidence_has_every_vector_and_belongs_to_the_table(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     evidence = msgspec.json.decode((folder / "table.evidence.json").read_bytes(), type=Evidence)
@@ -150,7 +147,6 @@ def test_the_evidence_has_every_vector_and_belongs_to_the_table(searched: tuple[
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_three_pictures_stand_beside_the_table(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     for picture in ("front", "rates", "hypervolume"):
@@ -158,7 +154,6 @@ def test_three_pictures_stand_beside_the_table(searched: tuple[Path, Any]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_the_same_command_again_trains_nothing_and_finds_the_same(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     stored, table = evaluations(folder), (folder / "table.json").read_bytes()
@@ -174,7 +169,6 @@ def test_the_same_command_again_trains_nothing_and_finds_the_same(searched: tupl
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_other_settings_are_refused_in_the_same_storage(searched: tuple[Path, Any]) -> None:
     folder, _ = searched
     refused = run(folder, *COMMAND, "--lr", "0.1")
@@ -214,7 +208,6 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 @pytest.mark.chaos
 @pytest.mark.parametrize("kill", [subprocess.Popen.kill, kill_group], ids=["main process", "all processes"])
 def test_a_killed_search_goes_on_and_loses_nothing(folder: Path, kill: Callable[[Any], None]) -> None:
@@ -240,7 +233,6 @@ def test_a_killed_search_goes_on_and_loses_nothing(folder: Path, kill: Callable[
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 @pytest.mark.parametrize("phase", ["screening", "confirming"])
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(folder: Path, phase: str) -> None:
     with begin(folder, *COMMAND, "--budget", "14s", "--workers", "2") as process:

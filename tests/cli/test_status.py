@@ -370,7 +370,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.xdist_group("programs")
 @pytest.mark.parametrize("verb", ["run", "aggregate"])
 def test_a_program_without_a_broker_says_so_until_it_is_killed(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, verb: str

@@ -75,7 +75,6 @@ def started(tmp_path: Path, images: Path) -> Iterator[Callable[..., subprocess.P
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_the_demo_trains_and_leaves_a_report_with_pictures(tmp_path: Path, small: Scenario) -> None:
     # Python's own tracker of shared memory, which other tests may have started, stays.
     before = {*psutil.Process().children(recursive=True)}
@@ -105,7 +104,6 @@ def test_the_demo_trains_and_leaves_a_report_with_pictures(tmp_path: Path, small
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_a_signal_in_a_round_ends_everything_and_leaves_a_report(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -121,7 +119,6 @@ def test_a_signal_in_a_round_ends_everything_and_leaves_a_report(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_killing_the_demo_leaves_nobody_behind(started: Callable[..., subprocess.Popen[bytes]]) -> None:
     program = started(stdout=subprocess.DEVNULL)
     family = psutil.Process(program.pid).children(recursive=True)
@@ -130,7 +127,6 @@ def test_killing_the_demo_leaves_nobody_behind(started: Callable[..., subprocess
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_a_device_that_dies_is_noticed_and_named_with_its_log(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -149,7 +145,6 @@ def test_a_device_that_dies_is_noticed_and_named_with_its_log(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("programs")
 def test_ctrl_c_on_a_terminal_gives_the_terminal_back(
     tmp_path: Path, started: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

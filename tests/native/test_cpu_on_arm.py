@@ -13,13 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 
-pytestmark = [
-    pytest.mark.xdist_group("features for arm"),
-    pytest.mark.skipif(
-        COMPILER is None or EMULATOR is None,
-        reason="needs Debian's g++-aarch64-linux-gnu and qemu-user-static",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or EMULATOR is None,
+    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user-static",
+)
 
 
 @pytest.fixture(scope="module")

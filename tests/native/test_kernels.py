@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 CASES = 250
 SETS = _native.instruction_sets()
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(600),  # compiles, maybe on a busy board
-    pytest.mark.xdist_group("kernels"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # compiles, maybe on a busy board
 
 
 @pytest.mark.parametrize("instruction_set", SETS)

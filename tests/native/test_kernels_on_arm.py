@@ -18,7 +18,6 @@ EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("kernels for arm"),
     pytest.mark.skipif(EMULATOR is None, reason="needs Debian's qemu-user-static"),
 ]
 

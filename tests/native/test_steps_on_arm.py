@@ -28,7 +28,6 @@ ENGINE = [
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("kernels for arm"),
     pytest.mark.skipif(EMULATOR is None, reason="needs Debian's qemu-user-static"),
 ]
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "distreal_edge" / "tables").glob("*.json"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("wheel")]  # compiles everything
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # compiles everything
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ HINTS = {"bti", "paciasp", "autiasp", "pacibsp", "autibsp", "xpaclri"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("wheel for arm"),
     pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="needs Debian's g++-aarch64-linux-gnu"),
 ]
 

@@ -29,7 +29,6 @@ _IS_ROOT = os.geteuid() == 0
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("programs"),
     pytest.mark.skipif(
         not _BINARIES or (_IS_ROOT and shutil.which("runuser") is None),
         reason="PostgreSQL is not installed (on Debian: apt-get install postgresql)",

@@ -305,7 +305,6 @@ def _ask(storage: str, settings: SearchSettings, rounds: int, found: Any) -> Non
                 found.put((trial.number, counts))
 
 
-@pytest.mark.xdist_group("programs")
 def test_processes_that_screen_at_once_share_the_work(storage: str, settings_with: Any) -> None:
     settings = settings_with()
     seeds = [("uniform", (keep, other)) for keep in range(1, 5) for other in range(1, 7)]
@@ -377,7 +376,6 @@ def _work(storage: str, settings: SearchSettings, done: Any) -> None:
             done.put(taken[1])
 
 
-@pytest.mark.xdist_group("programs")
 def test_processes_that_confirm_at_once_take_every_task_once(storage: str, settings_with: Any) -> None:
     settings = settings_with()
     tasks = [Task((1, 1), 0, seed) for seed in range(40)]
@@ -629,7 +627,6 @@ def test_a_storage_that_fails_later_is_an_error_of_ours(opens: Any, storage: str
         lose_it()
 
 
-@pytest.mark.xdist_group("programs")
 def test_all_that_starts_at_once_on_an_empty_storage_can_open_it(storage: str, settings_with: Any) -> None:
     settings = msgspec.json.encode(settings_with()).decode()
     code = _DIES.replace("signal.pause()", "")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("container")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DEVICE = "distreal-edge-device.service"
 PROGRAM = "/opt/distreal-edge/bin/distreal-edge"

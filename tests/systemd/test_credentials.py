@@ -12,7 +12,7 @@ from distreal_edge.identity import KeyFolder
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("container")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DEVICE = "distreal-edge-device.service"
 PROGRAM = "/opt/distreal-edge/bin/distreal-edge"

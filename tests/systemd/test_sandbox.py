@@ -9,7 +9,7 @@ import pytest
 
 from distreal_edge import Engine, zoo
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("container")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 UNITS = ("distreal-edge-device.service", "distreal-edge-aggregator.service")
 

@@ -15,11 +15,7 @@ from distreal_edge.transport import EmbeddedBroker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(300),  # the first of them makes a Debian, if there is none yet
-    pytest.mark.xdist_group("container"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # the first of them makes a Debian, if there is none yet
 
 DEVICE = "distreal-edge-device.service"
 AGGREGATOR = "distreal-edge-aggregator.service"
