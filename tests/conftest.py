@@ -1,4 +1,4 @@
-"""What tests of more than one folder need: a broker as `distreal-edge keys` would have it, frames put together."""
+"""How tests share a machine, and what those of more than one folder need: a broker as `keys` makes it, whole frames."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import os
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +20,85 @@ if TYPE_CHECKING:
 _INSTALLED = "/etc/mosquitto/distreal-edge"
 _LISTENER = "\nlistener 8883\n"
 _WAIT_S = 30.0
+
+# Of this machine's cores, the share of each process that runs tests beside others.
+_CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Heeded by PyTorch, which is loaded later, here and in programs that tests start.
+    os.environ.setdefault("OMP_NUM_THREADS", str(_CORES))
+
+
+# What two processes never do at the same time, longest first; all else they share file by file.
+_GROUPS = {
+    # Devices as programs step back behind whatever else computes, and a search has processes of its own: one at a time,
+    # so that the other process of the tests leaves them a core.
+    "programs": (
+        "tests/chaos/",
+        "tests/demo/test_demo.py",
+        "tests/search/test_postgresql.py",
+        "tests/search/test_study.py",
+        "tests/cli/test_search_command.py",
+        "tests/cli/test_status.py",
+        "tests/aggregator/test_processes.py",
+    ),
+    # Made once for all of its files, or compiled so.
+    "container": ("tests/systemd/",),
+    "kernels for arm": ("tests/native/test_kernels_on_arm.py", "tests/native/test_steps_on_arm.py"),
+}
+
+
+def _group_of(test: str) -> str:
+    return next((name for name, paths in _GROUPS.items() if test.startswith(paths)), test.partition("::")[0])
+
+
+def _longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return groups first, then files with slow tests: processes that share them end at about the same time."""
+    order = list(_GROUPS)
+    slow = {_group_of(item.nodeid) for item in items if item.get_closest_marker("slow") is not None}
+
+    def place(item: pytest.Item) -> int:
+        group = _group_of(item.nodeid)
+        return order.index(group) if group in order else len(order) + (group not in slow)
+
+    return sorted(items, key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share files as `--dist loadfile` does, those of a group as one; xdist's own marks do nothing on pytest 9.2."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - only here, in the process that has several others
+
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid)
+
+    return Sharing(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("together", "alone"),
+        help="run the tests that bear others beside them, or those that do not; without it, all of them",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("part")
+    if part is None:
+        return
+    found: dict[str, list[pytest.Item]] = {"together": [], "alone": []}
+    for item in items:
+        found["together" if item.get_closest_marker("alone") is None else "alone"].append(item)
+    items[:] = _longest_first(found.pop(part))
+    for others in found.values():
+        config.hook.pytest_deselected(items=others)
+
+
+@pytest.fixture(scope="session")
+def cores() -> int:
+    """Return how many cores a test may fill for long, such as by compiling."""
+    return _CORES
 
 
 @contextlib.contextmanager

@@ -102,6 +102,7 @@ def test_heat_is_judged_more_strictly_before_than_meanwhile() -> None:
         assert said.endswith("throttled (by heat or a weak power supply)")
 
 
+@pytest.mark.alone
 def test_somebody_elses_work_is_seen_on_this_machine() -> None:
     busy = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
     with subprocess.Popen([sys.executable, "-c", busy]) as other:

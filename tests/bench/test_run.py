@@ -57,6 +57,7 @@ def test_every_kind_of_convolution_is_timed(text: str, instruction_set: str) -> 
         assert 0.0 < figures.peak_share < 3.0  # others may compute while the peak is measured
 
 
+@pytest.mark.alone
 def test_more_work_takes_longer_and_threads_run() -> None:
     little, much = convolution("n8 c8>8 16x16"), convolution("n8 c64>64 16x16")
     for direction in DIRECTIONS:
@@ -65,6 +66,7 @@ def test_more_work_takes_longer_and_threads_run() -> None:
         assert len(time_direction(little, direction, 3, "", 4)) == 4
 
 
+@pytest.mark.alone
 def test_a_wider_instruction_set_has_a_higher_peak() -> None:
     peaks = [_native.measure_peak(name, 0.02) for name in (SETS[0], "plain")]
     assert peaks[1] > 1e7

@@ -23,7 +23,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     """Run `distreal-edge` in an empty folder, and return how it ended and what it printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    # `run` would lower the priority of this very process, and of all tests after this one.
+    # It would stay one for all tests that follow in this process, and so would every program that they start.
     monkeypatch.setattr("distreal_edge.device.become_guest", lambda: None)
 
     def run(*arguments: str) -> Ran:

@@ -121,7 +121,7 @@ def test_it_says_what_it_does_and_what_it_found(searched: tuple[Path, Any]) -> N
     assert "Screened: " in ran.stdout
     assert "table.json, with its evidence and pictures beside it." in ran.stdout
     rows = len(Table.load(folder / "table.json").rows)
-    assert (f"Only {rows} rows stand above the noise" in ran.stdout) == (rows < 16)
+    assert (f"Above the noise: only {rows} rows;" in ran.stdout) == (rows < 16)
     assert len(ran.stdout.splitlines()) == 3 + rows + (rows < 16)
 
 

@@ -407,6 +407,7 @@ def test_a_program_without_a_broker_says_so_until_it_is_killed(
     assert "broker" in answer.status.doing
     if isinstance(answer.status, DeviceStatus):
         assert (answer.status.device, answer.status.images, answer.status.state) == ("pi-1", 8, "idle")
+        assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE  # a guest on its board
     child.send_signal(signal.SIGKILL)
     child.wait(WAIT_S)
     assert ask(state) is None

@@ -399,6 +399,7 @@ def test_this_very_machine_can_be_sampled() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_real_neighbour_that_keeps_a_cpu_busy_is_seen() -> None:
     monitor = Monitor(OwnerLimits(train_on_battery=True))
     quiet = _watch(monitor, 2.0)

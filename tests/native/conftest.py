@@ -32,10 +32,11 @@ def flags_of(instruction_set: str) -> list[str]:
 
 @dataclass
 class KernelBuild:
-    """Objects and programs of one compiler, each made once."""
+    """Objects and programs of one compiler, each made once, as many at a time as there are `cores`."""
 
     compiler: list[str]
     folder: Path
+    cores: int
     link_flags: list[str] = field(default_factory=list)
     made: dict[str, Path] = field(default_factory=dict)
 
@@ -58,7 +59,7 @@ class KernelBuild:
         parts = [(source.stem, source, ["-O2"]) for source in (*PARTS, KERNELS / "geometry.cpp", KERNELS / "plain.cpp")]
         tested = [] if instruction_set == "plain" else [f"-DDISTREAL_TESTED_SET={instruction_set}_kernels"]
         parts.append((f"main_{instruction_set}", TESTS / "main.cpp", ["-O2", *tested]))
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(max_workers=self.cores) as pool:
             own = [] if instruction_set in {"plain", "broken"} else [pool.submit(self.kernels, instruction_set)]
             objects = [made.result() for made in own + [pool.submit(self.object_of, *part) for part in parts]]
         target = self.folder / f"hold_{instruction_set}"
@@ -77,16 +78,16 @@ def compiler_of_this_machine() -> list[str] | None:
 
 
 @pytest.fixture(scope="session")
-def kernel_build(tmp_path_factory: pytest.TempPathFactory) -> KernelBuild:
+def kernel_build(tmp_path_factory: pytest.TempPathFactory, cores: int) -> KernelBuild:
     compiler = compiler_of_this_machine()
     if compiler is None:
         pytest.skip("needs a C++ compiler")
-    return KernelBuild(compiler, tmp_path_factory.mktemp("kernels"))
+    return KernelBuild(compiler, tmp_path_factory.mktemp("kernels"), cores)
 
 
 @pytest.fixture(scope="session")
-def kernel_build_for_arm(tmp_path_factory: pytest.TempPathFactory) -> KernelBuild:
+def kernel_build_for_arm(tmp_path_factory: pytest.TempPathFactory, cores: int) -> KernelBuild:
     compiler = shutil.which("aarch64-linux-gnu-g++")
     if compiler is None:
         pytest.skip("needs Debian's g++-aarch64-linux-gnu")
-    return KernelBuild([compiler], tmp_path_factory.mktemp("kernels-for-arm"), ["-static"])
+    return KernelBuild([compiler], tmp_path_factory.mktemp("kernels-for-arm"), cores, ["-static"])

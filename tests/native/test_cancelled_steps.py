@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ pytestmark = [
 ]
 
 
-def build(sanitizer: str, folder: Path) -> Path:
+def build(sanitizer: str, folder: Path, cores: int) -> Path:
     assert COMPILER is not None
     command = [COMPILER, *FLAGS, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/native/kernels'}"]
@@ -45,7 +44,7 @@ def build(sanitizer: str, folder: Path) -> Path:
         assert made.returncode == 0, made.stderr
         return target
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cores) as pool:
         objects = list(pool.map(compiled, [ROOT / "tests/native/steps/cancelled.cpp", *ENGINE]))
     program = folder / "cancelled_steps"
     linked = subprocess.run(
@@ -58,8 +57,10 @@ def build(sanitizer: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_a_step_that_is_cancelled_anywhere_is_as_if_it_had_never_been(sanitizer: str, tmp_path: Path) -> None:
-    program = build(sanitizer, tmp_path)
+def test_a_step_that_is_cancelled_anywhere_is_as_if_it_had_never_been(
+    sanitizer: str, tmp_path: Path, cores: int
+) -> None:
+    program = build(sanitizer, tmp_path, cores)
 
     result = subprocess.run([program, str(NETWORKS)], capture_output=True, text=True, timeout=300, check=False)
 

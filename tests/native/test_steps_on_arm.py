@@ -36,7 +36,7 @@ pytestmark = [
 def program(kernel_build_for_arm: KernelBuild) -> Path:
     build = kernel_build_for_arm
     sources = {"steps": ROOT / "tests/native/steps/main.cpp"} | {source.stem: source for source in ENGINE}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=build.cores) as pool:
         kernels = pool.submit(build.kernels, "neon")
         objects = list(pool.map(build.object_of, sources, sources.values(), repeat(["-O2"])))
     target = build.folder / "train"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # compiles everything
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+def wheel(tmp_path_factory: pytest.TempPathFactory, cores: int) -> zipfile.ZipFile:
     folder = tmp_path_factory.mktemp("wheel")
     result = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation", "-w", folder, ROOT],
@@ -29,6 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         text=True,
         timeout=800,  # the kernels of three instruction sets, maybe on a busy board
         check=False,
+        env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(cores)},
     )
     assert result.returncode == 0, result.stdout + result.stderr
     (file,) = folder.glob("*.whl")

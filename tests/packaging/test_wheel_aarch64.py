@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -32,7 +33,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory, cores: int) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     result = subprocess.run(
         [sys.executable, ROOT / "cross/build_wheel.py", "--out", folder],
@@ -40,6 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         timeout=800,
         check=False,
+        env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": str(cores)},
     )
     assert result.returncode == 0, result.stdout + result.stderr
     (file,) = folder.glob("*.whl")
