@@ -10,6 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from distreal_edge.transport.embedded_broker import find_mosquitto
 
@@ -26,6 +27,9 @@ _CORES = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Heeded by PyTorch, which is loaded later, here and in programs that tests start.
     os.environ.setdefault("OMP_NUM_THREADS", str(_CORES))
+# By default an example fails that takes a fifth of a second, as one may whose process has to wait for a core.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 # What two processes never do at the same time, longest first; all else they share file by file.
