@@ -17,7 +17,7 @@ from distreal_edge.search.speed import DIVERGED
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from distreal_edge.network import Network
+    from distreal_edge.network import Cost, Network
     from distreal_edge.search.records import Confirmation, Evaluation
 
 __all__ = [
@@ -36,6 +36,8 @@ _FEATURES: Final = 5
 _WIDTH_COUNTS: Final = 0.02
 """Nats that twice the cost is worth at the same training loss: what confirmations of ResNet-20 on CIFAR-10 showed."""
 
+_HARDLY_MORE: Final = 1.02
+"""Times the cost: a board's free cores are not known any better."""
 _COARSE_TO_FINE: Final = (MEMBERS - 1, 0, *sorted(range(1, MEMBERS - 1), key=lambda place: f"{place:03b}"[::-1]))
 _FAR_BELOW: Final = DIVERGED / 2.0
 
@@ -161,12 +163,14 @@ def table_of(
     """Return the table of the best of these vectors: no row is beaten, and the full network is last whatever it scored.
 
     A full network that another row beats stands last all the same, because it alone trains every filter: it gets the
-    smallest score above. Of more than `rows` rows those go that are closest to their neighbours in log2(cost).
+    smallest score above. A row goes when another costs hardly more and scores better: no budget lies between them. Of
+    more than `rows` rows those go that are closest to their neighbours in log2(cost).
     """
     sizes = network.plan.sizes
     points = [(counts, network.cost(counts_vector(counts, sizes), batch), score) for counts, score in scores.items()]
     narrower = [point for point in points if point[0] != sizes]
     front = [narrower[position] for position in pareto_front([(cost.macs, score) for _, cost, score in narrower])]
+    front = _apart(front)
     while len(front) > rows - 1:
         places = [log2(cost.macs) for _, cost, _ in front]
         gaps = [after - before for before, after in zip(places, places[2:], strict=False)]
@@ -176,3 +180,12 @@ def table_of(
     found = [Row(counts_vector(counts, sizes), cost.macs, cost.peak_bytes, score) for counts, cost, score in front]
     found.append(Row(counts_vector(sizes, sizes), full.macs, full.peak_bytes, last))
     return Table(SCHEMA_VERSION, network.structure, sizes, draw, data, origin, batch, tuple(found))
+
+
+def _apart(front: Sequence[tuple[Counts, Cost, float]]) -> list[tuple[Counts, Cost, float]]:
+    """Return what is left of a front, cheapest first, without those that cost hardly less than the next."""
+    kept: list[tuple[Counts, Cost, float]] = []
+    for point in reversed(front):
+        if not kept or point[1].macs * _HARDLY_MORE <= kept[-1][1].macs:
+            kept.append(point)
+    return kept[::-1]

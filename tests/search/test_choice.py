@@ -9,6 +9,7 @@ import pytest
 
 from distreal_edge.dropout import Table, counts_vector, filter_counts
 from distreal_edge.errors import ConfigError
+from distreal_edge.search import choice
 from distreal_edge.search.choice import (
     Confirmed,
     choose_candidates,
@@ -247,6 +248,19 @@ def test_a_table_is_the_front_of_its_vectors(network: Network) -> None:
     assert (found.draw, found.data, found.origin, found.batch) == ("ordered", "npz", "search", 8)
     for row in found.rows:
         assert row.peak_bytes == network.cost(row.vector, 8).peak_bytes
+
+
+def test_of_rows_that_cost_about_the_same_only_the_better_one_stays(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = {counts: float(macs_of(network, counts)) for counts in product(range(1, 5), range(1, 7))}
+    front = {row.macs: row.score for row in table(network, scores, rows=64).rows[:-1]}
+    monkeypatch.setattr(choice, "_HARDLY_MORE", 1.3)
+    kept = {row.macs: row.score for row in table(network, scores, rows=64).rows[:-1]}
+    assert kept.items() < front.items()
+    assert all(1.3 * one <= other for one, other in pairwise(kept))
+    for macs, score in front.items():
+        assert any(macs <= other < 1.3 * macs and kept[other] >= score for other in kept)
 
 
 @pytest.mark.parametrize("full_score", [None, -5.0, 0.2, 0.55, 9.0])
