@@ -90,7 +90,7 @@ class Availability(Section, frozen=True):
 
     @property
     def weakest(self) -> float:
-        """The least that a device has: what a network for all must be content with."""
+        """The least that a device has: what a network for all must be content with. For recorded traces, `least`."""
         return min(self.shares) if self.kind == "constant" else self.least
 
 
@@ -126,3 +126,13 @@ class Scenario(Section, frozen=True):
     evaluate_every: Whole = 5
     aggregator_s: _Seconds = 1.0
     seed: Number = 0
+
+    @property
+    def length_s(self) -> float:
+        """Virtual time that the rounds take when each lasts until its deadline."""
+        return self.rounds.number * (self.rounds.seconds + self.aggregator_s)
+
+    @property
+    def last_s(self) -> float:
+        """When a federation ends whose rounds wait for devices: twice as long after its beginning."""
+        return 2.0 * self.length_s
