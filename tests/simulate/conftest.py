@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from distreal_edge.config import NetworkChoice, Rounds, Training
+from distreal_edge.device import elements_of, offsets_of, read_update
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.simulate import Federation, Scenario
 from distreal_edge.simulate.scenario import Availability, Data, Devices
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from distreal_edge.simulate.records import RoundRecord
+    from distreal_edge.simulate.training import Trained
 
 IMAGES, CLASSES, SIDE = 240, 3, 6
 
@@ -107,3 +112,56 @@ def spy_on() -> Callable[..., Any]:
         return federation, list(federation.rounds(runner)), seen
 
     return run
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """What one device sent: its changes as one array for each tensor, the filters it kept and its images."""
+
+    changes: dict[str, NDArray[np.float64]]
+    kept: NDArray[np.bool_]  # kinds of mini-batch, filters: 10 of conv1, then 20 of conv2
+    images: int
+    mini_batches: int
+    rows: dict[int, int]
+
+    def holds(self, name: str, *, kind: int | None = None) -> NDArray[np.bool_]:
+        """Return which elements of a tensor lie within the filters kept by any mini-batch, or by one kind of them."""
+        masks = [
+            touched(name, kept[:10], kept[10:]) for kept in (self.kept if kind is None else self.kept[kind : kind + 1])
+        ]
+        shape = self.changes[name].shape
+        return np.broadcast_to(np.any(masks, axis=0) if masks else np.False_, shape)
+
+
+def touched(name: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Write out which elements of the tiny network's tensors a mini-batch trains that keeps these filters."""
+    match name.partition(".")[0], name.rpartition(".")[2]:
+        case "conv1", "weight":
+            return first[:, None, None, None]
+        case "conv1" | "bn1", _:
+            return first
+        case "conv2", "weight":
+            return second[:, None, None, None] & first[None, :, None, None]
+        case "conv2" | "bn2", _:
+            return second
+        case "fc", "weight":
+            return second[None, :]
+    return np.ones(1, dtype=np.bool_)
+
+
+@pytest.fixture(scope="session")
+def sent_by() -> Callable[[Network, Trained], Sent]:
+    """Read what a device trained out of its update."""
+
+    def read(network: Network, trained: Trained) -> Sent:
+        reader = read_update(trained.update, network.plan)
+        vector = np.empty(elements_of(network.plan), dtype=np.float32)
+        reader.read(0, len(vector), vector)
+        changes = {
+            name: vector[begin:end].reshape(network.plan.parameters[name].shape).astype(np.float64)
+            for name, (begin, end) in offsets_of(network.plan).items()
+        }
+        header = trained.header
+        return Sent(changes, reader.survivors().kept()[:, :-1], header.images, header.mini_batches, trained.rows)
+
+    return read
