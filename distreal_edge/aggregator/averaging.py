@@ -63,20 +63,27 @@ class AverageRule:
 
 
 def average_updates(
-    plan: Plan, weights: Mapping[str, NDArray[np.float32]], updates: Sequence[UpdateReader], rule: AverageRule
+    plan: Plan,
+    weights: Mapping[str, NDArray[np.float32]],
+    updates: Sequence[UpdateReader],
+    rule: AverageRule,
+    factors: Sequence[float] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the next model's tensors; elements that nobody trained, and statistics, keep every bit.
 
     The updates must have been checked, see `read_update`. The result depends on their order in its last bits only, and
-    not even so with `median` and `krum`; give them in a fixed order.
+    not even so with `median` and `krum`; give them in a fixed order. The changes of each count `factors` times, one for
+    each update, in a mean whose weights stay as they are.
     """
     after = dict(weights)
-    trained = [update for update in updates if update.header.images]
+    given = zip(updates, [1.0] * len(updates) if factors is None else factors, strict=True)
+    trained = [(Contribution(update), factor) for update, factor in given if update.header.images]
     if not trained:
         return after
-    contributions = [Contribution(update) for update in trained]
-    for contribution, factor in zip(contributions, _clip_factors(plan, contributions, rule.clip_norm), strict=True):
-        contribution.factor = factor
+    contributions = [contribution for contribution, _ in trained]
+    clipped = _clip_factors(plan, contributions, rule.clip_norm)
+    for (contribution, factor), clip_factor in zip(trained, clipped, strict=True):
+        contribution.factor = factor * clip_factor
     if rule.kind in {"krum", "multi_krum"}:
         chosen = krum_choice(plan, contributions, rule.hostile_share, one=rule.kind == "krum")
         contributions = [contributions[number] for number in chosen]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distreal_edge.aggregator import Scores
     from distreal_edge.device import UpdateReader
     from distreal_edge.network import Network
-    from distreal_edge.simulate.records import RoundRecord
+    from distreal_edge.simulate.records import RoundRecord, Score
     from distreal_edge.simulate.rivals import Rival
     from distreal_edge.simulate.scenario import Scenario
     from distreal_edge.simulate.training import Training
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     Result = Trained | Scores | None
     Runner = Callable[[Callable[[Task], Result], Sequence[Task]], Sequence[Result]]
 
-__all__ = ["LOOK_AGAIN", "Federation", "Runner", "lesson_of", "manifest_of", "round_settings", "work"]
+__all__ = [
+    "LOOK_AGAIN",
+    "Federation",
+    "Runner",
+    "lesson_of",
+    "manifest_of",
+    "round_settings",
+    "score_now",
+    "trained_of",
+    "work",
+]
 
 LOOK_AGAIN: Final = 0.1
 """Of a round's length: so long nobody is asked when nobody can be selected."""
@@ -88,8 +98,7 @@ class Federation:
             if unscored is None:
                 yield record
         if unscored is not None:
-            (last,) = run(work, [Scoring(self.scenario, self.network.to_bytes())])
-            yield msgspec.structs.replace(unscored, score=score_of(_scores(last)))
+            yield msgspec.structs.replace(unscored, score=score_now(self.scenario, self.network, run))
 
     def _is_scored(self, number: int) -> bool:
         return number % self.scenario.evaluate_every == 0 or number == self._settings.number
@@ -192,6 +201,12 @@ class Federation:
 def work(task: Task) -> Result:
     """Do a task, in whatever process."""
     return score(task) if isinstance(task, Scoring) else train(task)
+
+
+def score_now(scenario: Scenario, network: Network, run: Runner) -> Score:
+    """Score a model."""
+    (result,) = run(work, [Scoring(scenario, network.to_bytes())])
+    return score_of(_scores(result))
 
 
 def trained_of(result: Result) -> Trained:
