@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AverageKind", "AverageRule", "ClipNorm", "average_updates", "pool_statistics"]
 
-AverageKind = Literal["touch", "fedavg", "median", "trimmed_mean", "krum", "multi_krum"]
+AverageKind = Literal["touch", "fedavg", "holders", "median", "trimmed_mean", "krum", "multi_krum"]
 ClipNorm = float | Literal["median"]
 
 _MEAN: Final = ".running_mean"
@@ -40,7 +40,8 @@ class AverageRule:
 
     `touch`: an element's new value is the old one plus the mean of the devices' changes, each weighted by the images
     of the mini-batches in which that device trained that element. `fedavg`: the weights are each device's images,
-    whatever it trained (McMahan et al., AISTATS 2017). With rate 0 everywhere they are equal.
+    whatever it trained (McMahan et al., AISTATS 2017). With rate 0 everywhere they are equal. `holders`, for
+    comparisons: the weights are each device's images where it trained an element, and 0 elsewhere (FjORD).
 
     The others withstand hostile devices. Each device has one vote on every element that it trained, whatever number of
     images it claims. `median` and `trimmed_mean` go element by element (Yin et al., ICML 2018), the latter without the
@@ -58,24 +59,31 @@ class AverageRule:
     @property
     def robust(self) -> bool:
         """Whether it withstands hostile devices."""
-        return self.kind not in {"touch", "fedavg"}
+        return self.kind not in {"touch", "fedavg", "holders"}
 
 
 def average_updates(
-    plan: Plan, weights: Mapping[str, NDArray[np.float32]], updates: Sequence[UpdateReader], rule: AverageRule
+    plan: Plan,
+    weights: Mapping[str, NDArray[np.float32]],
+    updates: Sequence[UpdateReader],
+    rule: AverageRule,
+    factors: Sequence[float] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the next model's tensors; elements that nobody trained, and statistics, keep every bit.
 
     The updates must have been checked, see `read_update`. The result depends on their order in its last bits only, and
-    not even so with `median` and `krum`; give them in a fixed order.
+    not even so with `median` and `krum`; give them in a fixed order. The changes of each count `factors` times, one for
+    each update, in a mean whose weights stay as they are.
     """
     after = dict(weights)
-    trained = [update for update in updates if update.header.images]
+    given = zip(updates, [1.0] * len(updates) if factors is None else factors, strict=True)
+    trained = [(Contribution(update), factor) for update, factor in given if update.header.images]
     if not trained:
         return after
-    contributions = [Contribution(update) for update in trained]
-    for contribution, factor in zip(contributions, _clip_factors(plan, contributions, rule.clip_norm), strict=True):
-        contribution.factor = factor
+    contributions = [contribution for contribution, _ in trained]
+    clipped = _clip_factors(plan, contributions, rule.clip_norm)
+    for (contribution, factor), clip_factor in zip(trained, clipped, strict=True):
+        contribution.factor = factor * clip_factor
     if rule.kind in {"krum", "multi_krum"}:
         chosen = krum_choice(plan, contributions, rule.hostile_share, one=rule.kind == "krum")
         contributions = [contributions[number] for number in chosen]
@@ -147,8 +155,10 @@ def _weight(piece: Piece, contribution: Contribution, kind: AverageKind) -> NDAr
     if kind == "fedavg":
         return images
     if contribution.whole:
-        return images if kind == "touch" else 1.0
-    return contribution.images(piece) if kind == "touch" else contribution.trained(piece).astype(np.float64)
+        return 1.0 if kind == "multi_krum" else images
+    if kind == "touch":
+        return contribution.images(piece)
+    return contribution.trained(piece).astype(np.float64) * (images if kind == "holders" else 1.0)
 
 
 def _middle(

@@ -16,7 +16,7 @@ from distreal_edge.device import UpdateReader, encode_update, read_update
 from distreal_edge.network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from distreal_edge.aggregator.rounds import Open
     from distreal_edge.device import Update
@@ -87,12 +87,15 @@ class Closed:
 
 
 def average_round(
-    network: Network, updates: Iterable[Update | UpdateReader], rule: AverageRule | AverageKind
+    network: Network,
+    updates: Iterable[Update | UpdateReader],
+    rule: AverageRule | AverageKind,
+    factors: Sequence[float] | None = None,
 ) -> Averaged:
     """Average a round's updates of `network`; with none of them the network stays as it is.
 
     Updates may lie on the disk, of which a part at a time is read then; those of a large network or of many devices
-    should.
+    should. `factors` are as for `average_updates`.
     """
     rule = rule if isinstance(rule, AverageRule) else AverageRule(rule)
     readers = [
@@ -105,7 +108,7 @@ def average_round(
     )
     images = sum(header.images for header in headers)
     return Averaged(
-        network=Network(network.plan, average_updates(network.plan, network.weights, readers, rule)),
+        network=Network(network.plan, average_updates(network.plan, network.weights, readers, rule, factors)),
         measured=with_statistics(network, pooled) if pooled else None,
         answered=tuple(sorted(header.device for header in headers)),
         images=images,

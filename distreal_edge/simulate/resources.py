@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,7 +51,8 @@ def make_trace(availability: Availability, device: int, *, seed: int, every_s: f
             return _trace(seconds, low + (high - low) * noisy)
         case "recorded":
             assert availability.traces is not None
-            return _shifted(_recorded(availability.traces), device, rng)
+            traces = _recorded(availability.traces)
+            return _repeated(traces[device % len(traces)], rng, horizon_s)
 
 
 def _trace(seconds: NDArray[np.float64], cores: NDArray[np.float64]) -> Trace:
@@ -76,18 +79,25 @@ def _recorded(folder: str) -> tuple[Trace, ...]:
     return tuple(Trace.load(path) for path in paths)
 
 
-def _shifted(traces: tuple[Trace, ...], device: int, rng: np.random.Generator) -> Trace:
-    """Return one of the traces from a place drawn at random on: boards that share one must not move together."""
-    trace = traces[device % len(traces)]
-    begin_s = rng.uniform(0.0, trace.seconds[-1]) if len(trace.seconds) > 1 else 0.0
-    first = max(number for number, second in enumerate(trace.seconds) if second <= begin_s)
-    # What came before that place follows at the end.
-    length_s = trace.seconds[-1] + (trace.seconds[-1] / max(1, len(trace.seconds) - 1) or 1.0)
-    order = [*range(first, len(trace.seconds)), *range(first)]
-    seconds = [max(0.0, (trace.seconds[number] - begin_s) % length_s) if number != first else 0.0 for number in order]
+def _repeated(trace: Trace, rng: np.random.Generator, horizon_s: float) -> Trace:
+    """Return a trace from a place drawn at random on, over and over: boards that share one must not move together."""
+    entries = len(trace.seconds)
+    # How long its last entry held, nobody wrote down: as long as the others in the mean.
+    length_s = trace.seconds[-1] * entries / (entries - 1) if entries > 1 else horizon_s
+    begin_s = rng.uniform(0.0, length_s)
+    first = bisect_right(trace.seconds, begin_s) - 1
+    seconds, order = [0.0], [first]
+    for entry in count(first + 1):
+        turn, position = divmod(entry, entries)
+        second = turn * length_s + trace.seconds[position] - begin_s
+        if second >= horizon_s:
+            break
+        if second > seconds[-1]:
+            seconds.append(second)
+            order.append(position)
     return Trace(
         tuple(seconds),
-        tuple(trace.cores[number] for number in order),
-        tuple(trace.memory_bytes[number] for number in order) if trace.memory_bytes else (),
-        tuple(trace.temperature_c[number] for number in order) if trace.temperature_c else (),
+        tuple(trace.cores[position] for position in order),
+        tuple(trace.memory_bytes[position] for position in order) if trace.memory_bytes else (),
+        tuple(trace.temperature_c[position] for position in order) if trace.temperature_c else (),
     )

@@ -20,7 +20,7 @@ from distreal_edge.config.fields import (
 )
 from distreal_edge.errors import ConfigError
 
-__all__ = ["Availability", "Data", "Devices", "Link", "Scenario"]
+__all__ = ["Asynchronous", "Availability", "Data", "Devices", "Link", "Scenario"]
 
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=64.0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
@@ -90,7 +90,7 @@ class Availability(Section, frozen=True):
 
     @property
     def weakest(self) -> float:
-        """The least that a device has: what a network for all must be content with."""
+        """The least that a device has: what a network for all must be content with. For recorded traces, `least`."""
         return min(self.shares) if self.kind == "constant" else self.least
 
 
@@ -102,13 +102,22 @@ class Link(Section, frozen=True):
     latency_s: _Seconds = 0.05
 
 
+class Asynchronous(Section, frozen=True):
+    """No rounds, but FedBuff: `concurrency` devices train at a time, and each `buffer` updates make a new model."""
+
+    buffer: Whole = 10
+    concurrency: Whole = 10
+
+
 class Scenario(Section, frozen=True):
     """The whole file.
 
     `strategies` are names of `distreal_edge.simulate.rivals`, all of them when none is given. `ceiling` and `table` are
     those of the strategy `ours`: without a table it takes one of the package that fits, or uniform rates with streams
     kept. `small` is the share of the MACs of a small network for all; without it what the weakest device can train.
-    Models are scored after every `evaluate_every` rounds and after the last. `aggregator_s` passes between rounds.
+    Models are scored after every `evaluate_every` rounds and after the last. `aggregator_s` passes between rounds. With
+    an `asynchronous` section there are no rounds, for all strategies; `rounds` then says how long it all takes, and how
+    long devices train that pace themselves.
     """
 
     name: Identifier
@@ -121,8 +130,19 @@ class Scenario(Section, frozen=True):
     training: Training = Training(lr=0.05, statistics_images=0)
     table: TableChoice | None = None
     ceiling: Annotated[tuple[CeilingStep, ...], msgspec.Meta(min_length=1, max_length=64)] | None = None
+    asynchronous: Asynchronous | None = None
     strategies: tuple[Text, ...] = ()
     small: Fraction | None = None
     evaluate_every: Whole = 5
     aggregator_s: _Seconds = 1.0
     seed: Number = 0
+
+    @property
+    def length_s(self) -> float:
+        """Virtual time that the rounds take when each lasts until its deadline."""
+        return self.rounds.number * (self.rounds.seconds + self.aggregator_s)
+
+    @property
+    def last_s(self) -> float:
+        """When a federation ends whose rounds wait for devices: twice as long after its beginning."""
+        return 2.0 * self.length_s

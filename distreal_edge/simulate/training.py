@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,30 +29,36 @@ if TYPE_CHECKING:
     from distreal_edge.simulate.world import World
     from distreal_edge.transport import Manifest
 
-__all__ = ["Scoring", "Trained", "Training", "need_cores", "score", "strategy_network", "strategy_table", "train"]
+__all__ = ["Scoring", "Trained", "Training", "score", "strategy_network", "strategy_table", "train"]
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One device's work in one round: which model, and from which second of virtual time on."""
+    """One device's work in one round: which model, and from which second of virtual time on it has that."""
 
     scenario: Scenario
     rival: str
     manifest: Manifest
     model: bytes
     device: int
+    opened_s: float
     start_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What became of it: the update's bytes and header, when it was there, how often each row was trained."""
+    """What became of it: the update's bytes and header, when it was there, how often each row was trained.
+
+    It `stopped_early` when fewer mini-batches than planned were done in time, and `diverged` when they came to nothing.
+    """
 
     update: bytes
     header: UpdateHeader
     end_s: float
     busy_s: float
     rows: dict[int, int]
+    stopped_early: bool
+    diverged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +79,6 @@ def strategy_network(scenario: Scenario, rival: str) -> Network:
 def strategy_table(scenario: Scenario, rival: str) -> Table:
     """Return the rows that a strategy chooses from."""
     return RIVALS[rival].table(world_of(scenario), strategy_network(scenario, rival))
-
-
-def need_cores(world: World, device: int) -> float:
-    """Return the cores with which a device just trains the full network on all that it plans."""
-    overhead, full = world.overhead_macs(device), world.full_macs * world.batch(device)
-    step_s = core_seconds_of(full, macs_per_s=world.macs_per_s(device), overhead_macs=overhead)
-    rounds = world.scenario.rounds
-    window_s = rounds.seconds - rounds.upload_seconds - world.download_s(world.model_bytes)
-    return world.margin * world.planned(device) * step_s / window_s
 
 
 def train(task: Training) -> Trained:
@@ -111,12 +109,15 @@ def train(task: Training) -> Trained:
         make_pace=rival.pace(rng),
     )
     settings = task.manifest.training
+    diverged = bool(steps) and not update.header.images
     return Trained(
         encode_update(update, settings.encoding, settings.compression),
         update.header,
         board.now(),
         sum(step.seconds for step in steps),
         dict(Counter(step.row for step in steps)),
+        stopped_early=len(steps) < world.planned(task.device) and not diverged,
+        diverged=diverged,
     )
 
 
@@ -130,7 +131,11 @@ def score(task: Scoring) -> Scores | None:
 
 
 def _trace(world: World, rival: Rival, device: int) -> Trace:
-    return Trace((0.0,), (need_cores(world, device),)) if rival.unlimited else world.trace(device)
+    if not rival.unlimited:
+        return world.trace(device)
+    cores = world.need_cores(device)
+    # Beyond one core only whole ones do all that they can, see `Speed`.
+    return Trace((0.0,), (cores if cores <= 1.0 else float(ceil(cores)),))
 
 
 def _speed(world: World, table: Table, device: int) -> Speed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,8 @@ __all__ = ["World", "world_of"]
 _MARGIN = 1.15
 """A device that just trains the full network is so much faster: pace leaves a little of every round unused."""
 _MEGABIT = 125_000.0
+_LEAST_WINDOW = 0.01
+"""Of a round is left for training, however long a model takes to arrive."""
 _LEAST_SHARE = 1 / 16
 """A network for all has at least this share of the MACs, or nobody would choose it."""
 
@@ -62,24 +63,24 @@ class World:
 
     def macs_per_s(self, device: int) -> float:
         """Return how many multiply-accumulates a core of this device does in a second."""
-        given = self.scenario.devices.macs_per_s
-        if given is not None:
-            return given
+        return self.scenario.devices.macs_per_s or self._needed_macs_per_s(device)
+
+    def need_cores(self, device: int) -> float:
+        """Return the cores with which this device just trains the full network on all that it plans."""
+        return self._needed_macs_per_s(device) / self.macs_per_s(device)
+
+    def _needed_macs_per_s(self, device: int) -> float:
         rounds = self.scenario.rounds
         window_s = rounds.seconds - rounds.upload_seconds - self.download_s(self.model_bytes)
         needed = self.planned(device) * (self.full_macs * self.batch(device) + self.overhead_macs(device))
-        return self.margin * needed / max(window_s, rounds.seconds / 100.0)
-
-    @property
-    def margin(self) -> float:
-        """By how much a device that trains the full network must be faster than its time asks for."""
-        return _MARGIN
+        return _MARGIN * needed / max(window_s, _LEAST_WINDOW * rounds.seconds)
 
     @property
     def small_share(self) -> float:
         """The share of the full network's MACs that the weakest device can train on all that it plans."""
         scenario, overhead = self.scenario, self.scenario.devices.overhead
-        affordable = scenario.availability.weakest * (1.0 + overhead) - overhead
+        neediest = max(self.need_cores(device) for device in range(scenario.devices.number))
+        affordable = scenario.availability.weakest / neediest * (1.0 + overhead) - overhead
         return scenario.small or min(1.0, max(_LEAST_SHARE, affordable))
 
     @property
@@ -99,13 +100,12 @@ class World:
 
     def trace(self, device: int) -> Trace:
         """Return what a device has free over virtual time."""
-        rounds = self.scenario.rounds
         return make_trace(
             self.scenario.availability,
             device,
             seed=self.scenario.seed,
-            every_s=rounds.seconds,
-            horizon_s=ceil(rounds.number * (rounds.seconds + self.scenario.aggregator_s)) + rounds.seconds,
+            every_s=self.scenario.rounds.seconds,
+            horizon_s=self.scenario.last_s,
         )
 
 

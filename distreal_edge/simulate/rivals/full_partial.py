@@ -1,6 +1,7 @@
 """Full networks for all, each for as many mini-batches as it manages: partial work (FedProx, Li et al., MLSys 2020).
 
-Without FedProx's proximal term, which answers another question: how far devices may drift.
+Decided here: without FedProx's proximal term, which answers another question: how far devices may drift. A device
+counts by the images that it trained, as in every plain average here; FedProx counts all that were selected alike.
 """
 
 from __future__ import annotations

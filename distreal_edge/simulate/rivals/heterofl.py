@@ -1,8 +1,12 @@
 """HeteroFL (Diao, Ding and Tarokh, ICLR 2021): widths 1, 1/2 .. 1/16, always the first channels.
 
-A device trains the widest one that it can afford when the round begins. Each element becomes the plain mean over the
-devices that hold it. (Its masked loss for labels that a device lacks, and its scaler, are left out: batch norm makes up
-for the latter.)
+A device trains the widest one that it can afford when the round begins: the paper's levels by capability, given out
+anew every round. Each element becomes the plain mean over the devices that hold it, however many images they have.
+
+Decided here: its masked loss for labels that a device lacks is left out, because no other strategy has it. Its scaler
+cancels before batch norm; a network without batch norm rescales what it reads by the same factor. Statistics of batch
+norm are measured after training, as in the paper. A device that falls behind sends what it has; the paper knows no
+deadlines.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from distreal_edge.device.pace import Choice, Pace, PaceMaker, Pause
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from distreal_edge.device import Availability, Speed
@@ -17,11 +19,13 @@ __all__ = ["PaceOf", "as_it_fits", "one_row_per_round", "widest_row", "width_dra
 
 PaceOf = Callable[["np.random.Generator"], PaceMaker]
 _PAUSE_S = 0.25
-_WAITS = 10_000
 
 
 class _Planned:
-    """The planned mini-batches of a round, one after the other, until it is over; `row` says which."""
+    """The planned mini-batches of a round, one after the other, until it is over; `row` says which.
+
+    As in `device.Pace`, the cheapest row is trained whatever memory there is.
+    """
 
     def __init__(
         self,
@@ -33,9 +37,11 @@ class _Planned:
         most: int,
         images: int,
         train_until_s: float,
-        peak_bytes: object,  # noqa: ARG002 - rivals have all the memory they want
+        peak_bytes: Sequence[int] | None = None,
     ) -> None:
-        self.rows = len(table.under(ceiling))
+        allowed = table.under(ceiling)
+        self.rows = len(allowed)
+        self.peak_bytes = [row.peak_bytes for row in allowed] if peak_bytes is None else peak_bytes
         self.speed = speed
         self.planned = planned
         self.images = images
@@ -43,7 +49,7 @@ class _Planned:
         self._most = max(planned, most)
         self._done = 0
 
-    def row(self, now_s: float, cores: float) -> int:
+    def row(self, now_s: float, availability: Availability) -> int:
         raise NotImplementedError
 
     def choose(self, now_s: float, availability: Availability) -> Choice | Pause | None:
@@ -54,7 +60,7 @@ class _Planned:
         cores = availability.cores
         if cores <= 0.0:
             return Pause(min(_PAUSE_S, left_s))
-        row = self.row(now_s, cores)
+        row = self.row(now_s, availability)
         return Choice(row, *self.speed.fastest(row, self.images, cores))
 
     def finished(self, choice: Choice, seconds: float, core_seconds: float) -> None:
@@ -62,15 +68,21 @@ class _Planned:
         self._done += 1
         self.speed.observe(choice.row, self.images, choice.threads, core_seconds, seconds)
 
-    def widest_that_fits(self, now_s: float, cores: float) -> int:
-        """Return the widest row whose planned mini-batches all fit, if the cores stay as they are; else the first."""
+    def widest_that_fits(self, now_s: float, availability: Availability) -> int:
+        """Return the widest row whose planned mini-batches all fit, if all stays as it is; else the first."""
         share_s = (self.train_until_s - now_s) / self.planned
-        fitting = (row for row in range(self.rows) if self.speed.fastest(row, self.images, cores)[1] <= share_s)
+        cores, memory_bytes = availability.cores, availability.memory_bytes
+        fitting = (
+            row
+            for row in range(self.rows)
+            if self.speed.fastest(row, self.images, cores)[1] <= share_s
+            and (memory_bytes is None or self.peak_bytes[row] <= memory_bytes)
+        )
         return max(fitting, default=0)
 
 
 class _WidestRow(_Planned):
-    def row(self, now_s: float, cores: float) -> int:  # noqa: ARG002
+    def row(self, now_s: float, availability: Availability) -> int:  # noqa: ARG002
         """Return the widest row."""
         return self.rows - 1
 
@@ -78,10 +90,10 @@ class _WidestRow(_Planned):
 class _OneRowPerRound(_Planned):
     _chosen: int | None = None
 
-    def row(self, now_s: float, cores: float) -> int:
+    def row(self, now_s: float, availability: Availability) -> int:
         """Return the row that fitted when the round began."""
         if self._chosen is None:
-            self._chosen = self.widest_that_fits(now_s, cores)
+            self._chosen = self.widest_that_fits(now_s, availability)
         return self._chosen
 
 
@@ -104,7 +116,7 @@ def width_drawn_per_step(rng: np.random.Generator) -> PaceMaker:
     """Choose the widest row that fits when the round begins; for every mini-batch draw one up to that, uniformly."""
 
     class WidthDrawnPerStep(_OneRowPerRound):
-        def row(self, now_s: float, cores: float) -> int:
-            return int(rng.integers(0, super().row(now_s, cores) + 1))
+        def row(self, now_s: float, availability: Availability) -> int:
+            return int(rng.integers(0, super().row(now_s, availability) + 1))
 
     return WidthDrawnPerStep

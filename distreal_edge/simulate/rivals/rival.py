@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from distreal_edge.simulate.rivals.pacing import as_it_fits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from distreal_edge.aggregator import AverageKind
     from distreal_edge.dropout import Table
@@ -44,6 +44,8 @@ class Rival:
     average: AverageKind = "fedavg"
     hostile_share: float = 0.2
     ceilings: Callable[[World], Ceilings] = lambda _world: ((0.0, 1.0),)
+    ceiling_after: Callable[[World, Sequence[float | None]], float] | None = None
+    """Returns a ceiling from the mean training losses of the rounds so far; the higher one of the two holds."""
     most_epochs: float = 1.0
     """As a multiple of the epochs that are planned: 1 stops when the plan is done, more fills the time that is left."""
     takes_part: Callable[[float], bool] = lambda _share: True

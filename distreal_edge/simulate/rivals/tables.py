@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distreal_edge.network import Network
     from distreal_edge.simulate.world import World
 
-__all__ = ["full_only", "of_share", "of_widths", "searched", "uniform"]
+__all__ = ["full_only", "given_or_searched", "of_share", "of_widths", "searched", "uniform"]
 
 
 def full_only(world: World, network: Network) -> Table:
@@ -38,9 +38,8 @@ def of_share(draw: str) -> Callable[[World, Network], Table]:
     """Return what makes a table of two rows: uniform rates that the weakest device can afford, and the full network."""
 
     def make(world: World, network: Network) -> Table:
-        return _table(
-            world, network, [fit_family(network, "uniform", world.small_share), network.plan.sizes], draw, "uniform"
-        )
+        counts = dict.fromkeys((fit_family(network, "uniform", world.small_share), network.plan.sizes))
+        return _table(world, network, list(counts), draw, "uniform")
 
     return make
 
@@ -57,16 +56,27 @@ def searched(draw: str) -> Callable[[World, Network], Table]:
     """
 
     def make(world: World, network: Network) -> Table:
-        choice, batch = world.scenario.table, world.scenario.training.batch
-        if choice is not None:
-            table = build_table(choice, network, batch)
-            if table.draw == draw:
-                return table
+        given, batch = _given(world, network), world.scenario.training.batch
+        if given is not None and given.draw == draw:
+            return given
+        sizes = network.plan.sizes
         fitting = (shipped_table(name) for name in shipped_tables())
         found = (table for table in fitting if table.network == network.structure and table.draw == draw)
-        return next(found, None) or uniform_table(network, draw=draw, batch=batch, rows=16, keep_streams=True)
+        return next(found, None) or uniform_table(
+            network, draw=draw, batch=batch, rows=16, keep_streams=len(network.plan.layout.streams) < len(sizes)
+        )
 
     return make
+
+
+def given_or_searched(draw: str) -> Callable[[World, Network], Table]:
+    """Return what takes the scenario's table whatever its draw policy, or else a searched one with this policy."""
+    return lambda world, network: _given(world, network) or searched(draw)(world, network)
+
+
+def _given(world: World, network: Network) -> Table | None:
+    choice = world.scenario.table
+    return None if choice is None else build_table(choice, network, world.scenario.training.batch)
 
 
 def _table(world: World, network: Network, rows: Sequence[tuple[int, ...]], draw: str, origin: str) -> Table:
