@@ -14,7 +14,8 @@ from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Lesson, Op
 from distreal_edge.aggregator.rounds import SETTLE_S
 from distreal_edge.device import DeviceRounds, read_update
 from distreal_edge.device.rounds import OfferUpdate, Send, Train
-from distreal_edge.simulate.records import RoundRecord, Score
+from distreal_edge.network import Network
+from distreal_edge.simulate.records import Checkpoint, RoundRecord, Score
 from distreal_edge.simulate.rivals import RIVALS
 from distreal_edge.simulate.training import (
     Scoring,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from distreal_edge.aggregator import Scores
     from distreal_edge.device import Trace, UpdateReader
-    from distreal_edge.network import Network
     from distreal_edge.simulate.scenario import Scenario
     from distreal_edge.transport import Manifest
 
@@ -68,29 +68,24 @@ class Federation:
     the other. So the result does not depend on how many processes there are.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        rival: str,
-        *,
-        network: Network | None = None,
-        done: int = 0,
-        now_s: float = 0.0,
-    ) -> None:
-        """Begin, or go on after `done` rounds with the network and at the time that there were then."""
+    def __init__(self, scenario: Scenario, rival: str, *, after: Checkpoint | None = None) -> None:
+        """Begin, or go on where it stood."""
         self.scenario = scenario
         self.rival = RIVALS[rival]
         self.world = world_of(scenario)
-        self.network = strategy_network(scenario, rival) if network is None else network
-        self.now_s = now_s
+        self.network = strategy_network(scenario, rival) if after is None else Network.from_bytes(after.model)
+        self.now_s = 0.0 if after is None else after.now_s
         self._table = strategy_table(scenario, rival)
         self._lesson = _lesson(self)
         self._settings = _settings(scenario)
-        self._rounds = AggregatorRounds(self._settings, done=done)
-        self._rounds.broker_back(now_s - SETTLE_S)
+        self._rounds = AggregatorRounds(self._settings, done=0 if after is None else after.done)
+        self._rounds.broker_back(self.now_s - SETTLE_S)
         self._devices: dict[int, DeviceRounds] = {}
         self._traces: dict[int, Trace] = {}
-        self._knows_table: set[int] = set()
+        self._knows_table: set[int] = set() if after is None else set(after.knows_table)
+        self._records: list[RoundRecord] = [] if after is None else list(after.records)
+        self._unscored = None if after is None else after.unscored
+        self._finished = after is not None and after.finished
 
     def rounds(self, run: Runner) -> Iterator[RoundRecord]:
         """Run the rounds that are left; `run(function, tasks)` returns what the function makes of each task, in order.
@@ -98,18 +93,37 @@ class Federation:
         A round that was scored comes with its score after the next one has been trained, because both are done at the
         same time.
         """
-        unscored: RoundRecord | None = None
         while (opened := self._next_round()) is not None:
+            unscored = self._unscored
             scoring = [] if unscored is None else [Scoring(self.scenario, self.network.to_bytes())]
             record, scores = self._round(opened, scoring, run)
-            if unscored is not None:
-                yield msgspec.structs.replace(unscored, score=_score(scores))
-            unscored = record if self._is_scored(record.round) else None
-            if unscored is None:
-                yield record
-        if unscored is not None:
-            (last,) = run(work, [Scoring(self.scenario, self.network.to_bytes())])
-            yield msgspec.structs.replace(unscored, score=_score(_scores(last)))
+            told = [] if unscored is None else [msgspec.structs.replace(unscored, score=_score(scores))]
+            self._unscored = record if self._is_scored(record.round) else None
+            if self._unscored is None:
+                told.append(record)
+            # All of them before the first is told: then there may be a checkpoint.
+            self._records.extend(told)
+            yield from told
+        if self._unscored is not None:
+            (result,) = run(work, [Scoring(self.scenario, self.network.to_bytes())])
+            last = msgspec.structs.replace(self._unscored, score=_score(_scores(result)))
+            self._unscored = None
+            self._records.append(last)
+            yield last
+        self._finished = True
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that is needed to go on from here; between rounds, as after each record of `rounds`."""
+        full = self._table.rows[-1].macs
+        return Checkpoint(
+            records=tuple(self._records),
+            unscored=self._unscored,
+            now_s=self.now_s,
+            knows_table=tuple(sorted(self._knows_table)),
+            row_shares=tuple(row.macs / full for row in self._table.rows),
+            model=self.network.to_bytes(),
+            finished=self._finished or (self._unscored is None and self._rounds.done >= self._settings.number),
+        )
 
     def _is_scored(self, number: int) -> bool:
         return number % self.scenario.evaluate_every == 0 or number == self._settings.number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["RoundRecord", "Score"]
+__all__ = ["Checkpoint", "RoundRecord", "Score"]
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -41,3 +41,28 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     uploads_s: float
     upload_bytes: int
     score: Score | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a federation stands between two rounds: all that goes over from one to the next.
+
+    `unscored` is the round that was closed last, when its model, which is `model`, is still to be scored. Devices in
+    `knows_table` need not fetch the table again. `row_shares` are the rows' shares of the full network's MACs.
+    `real_s` is how long it took here, which nothing depends on.
+    """
+
+    records: tuple[RoundRecord, ...]
+    unscored: RoundRecord | None
+    now_s: float
+    knows_table: tuple[int, ...]
+    row_shares: tuple[float, ...]
+    model: bytes
+    finished: bool
+    real_s: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """The number of the round that was closed last."""
+        if self.unscored is not None:
+            return self.unscored.round
+        return self.records[-1].round if self.records else 0
