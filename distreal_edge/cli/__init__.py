@@ -24,6 +24,7 @@ _VERBS = {
     "record": "distreal_edge.cli.record",
     "run": "distreal_edge.cli.run",
     "search": "distreal_edge.cli.search",
+    "simulate": "distreal_edge.cli.simulate",
     "status": "distreal_edge.cli.status",
     "version": "distreal_edge.cli.version",
 }

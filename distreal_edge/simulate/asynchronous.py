@@ -24,19 +24,19 @@ from distreal_edge.simulate.federation import (
     Federation,
     lesson_of,
     manifest_of,
+    row_shares,
     score_now,
     trained_of,
     work,
 )
 from distreal_edge.simulate.fleet import Fleet
-from distreal_edge.simulate.records import Returned, record_of
+from distreal_edge.simulate.records import Checkpoint, Returned, record_of
 from distreal_edge.simulate.rivals import RIVALS
 from distreal_edge.simulate.training import strategy_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from distreal_edge.network import Network
     from distreal_edge.simulate.federation import Runner
     from distreal_edge.simulate.records import RoundRecord
     from distreal_edge.simulate.scenario import Scenario
@@ -49,39 +49,29 @@ __all__ = ["AsynchronousFederation", "federation_of"]
 class AsynchronousFederation:
     """A scenario with an `[asynchronous]` section under one strategy; like `Federation`, a record for each aggregation.
 
-    The devices that were training when a run stopped are not known to the one that goes on: others begin in their
-    stead. `why_ended` says in words what ended it.
+    There is always somebody training, so that it cannot be stopped between two aggregations and go on: one that is cut
+    off begins again. `why_ended` says in words what ended it.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        rival: str,
-        *,
-        network: Network | None = None,
-        done: int = 0,
-        now_s: float = 0.0,
-        losses: Iterable[float | None] = (),
-    ) -> None:
-        """Begin, or go on after `done` aggregations with the network, the time and the training losses there were."""
+    def __init__(self, scenario: Scenario, rival: str) -> None:
+        """Begin."""
         settings = scenario.asynchronous
         assert settings is not None
         self.scenario = scenario
         self.rival = RIVALS[rival]
         self.fleet = Fleet(scenario, self.rival)
         self.world = self.fleet.world
-        self.network = strategy_network(scenario, rival) if network is None else network
-        self.now_s = now_s
+        self.network = strategy_network(scenario, rival)
+        self.now_s = 0.0
         self.why_ended = ""
         self._model = self.network.to_bytes()
-        self._ready_s = self._aggregated_s = now_s
-        self._losses = list(losses)
+        self._ready_s = self._aggregated_s = 0.0
+        self._losses: list[float | None] = []
+        self._records: list[RoundRecord] = []
         self._lesson = lesson_of(self.world, self.rival)
-        self._buffered = Buffered(
-            buffer=settings.buffer, concurrency=settings.concurrency, seed=scenario.seed, version=done
-        )
+        self._buffered = Buffered(buffer=settings.buffer, concurrency=settings.concurrency, seed=scenario.seed)
         # Each piece of work has a number of its own, which seeds its batches and draws.
-        self._numbers = count(1 + done * settings.buffer + (settings.concurrency if done else 0))
+        self._numbers = count(1)
         self._selected = 0
         self._untrained: list[Training] = []
         self._order = count()
@@ -101,15 +91,30 @@ class AsynchronousFederation:
                 self.now_s = until_s
             elif self._take_in():
                 if held is not None:
-                    yield held
+                    yield self._told(held)
                 held = self._aggregate()
                 if held.round % self.scenario.evaluate_every == 0:
                     held = msgspec.structs.replace(held, score=score_now(self.scenario, self.network, run))
         self.why_ended = f"its {self.scenario.length_s:.0f} s are over, with {self._buffered.version} aggregations"
         if held is not None:
-            yield (
-                held if held.score else msgspec.structs.replace(held, score=score_now(self.scenario, self.network, run))
-            )
+            if held.score is None:
+                held = msgspec.structs.replace(held, score=score_now(self.scenario, self.network, run))
+            yield self._told(held)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what it has come to; once it is over."""
+        return Checkpoint(
+            records=tuple(self._records),
+            unscored=None,
+            now_s=self.now_s,
+            row_shares=row_shares(self.scenario, self.rival.name),
+            model=self._model,
+            finished=True,
+        )
+
+    def _told(self, record: RoundRecord) -> RoundRecord:
+        self._records.append(record)
+        return record
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -201,14 +206,9 @@ class AsynchronousFederation:
 
 
 def federation_of(
-    scenario: Scenario,
-    rival: str,
-    *,
-    network: Network | None = None,
-    done: int = 0,
-    now_s: float = 0.0,
-    losses: Iterable[float | None] = (),
+    scenario: Scenario, rival: str, after: Checkpoint | None = None
 ) -> Federation | AsynchronousFederation:
-    """Return the federation that the scenario asks for, in rounds or without them."""
-    kind = Federation if scenario.asynchronous is None else AsynchronousFederation
-    return kind(scenario, rival, network=network, done=done, now_s=now_s, losses=losses)
+    """Return the federation that the scenario asks for: in rounds, where it stood, or without them, from the start."""
+    if scenario.asynchronous is None:
+        return Federation(scenario, rival, after=after)
+    return AsynchronousFederation(scenario, rival)

@@ -25,9 +25,9 @@ def staleness_weight(staleness: int) -> float:
 class Buffered:
     """The server's state: `version` counts the models made, `training` has the version that each busy device got."""
 
-    def __init__(self, *, buffer: int, concurrency: int, seed: int, version: int = 0) -> None:
+    def __init__(self, *, buffer: int, concurrency: int, seed: int) -> None:
         """Begin with nobody training and nothing waiting."""
-        self.version = version
+        self.version = 0
         self.training: dict[str, int] = {}
         self._buffer = buffer
         self._concurrency = concurrency

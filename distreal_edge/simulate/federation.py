@@ -11,17 +11,17 @@ import msgspec
 from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Lesson, Open, RoundSettings, average_round
 from distreal_edge.aggregator.rounds import SETTLE_S
 from distreal_edge.device import read_update
+from distreal_edge.network import Network
 from distreal_edge.simulate.fleet import Fleet, reference_of
-from distreal_edge.simulate.records import Returned, record_of, score_of
+from distreal_edge.simulate.records import Checkpoint, Returned, record_of, score_of
 from distreal_edge.simulate.rivals import RIVALS
 from distreal_edge.simulate.training import Scoring, Trained, score, strategy_network, strategy_table, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from distreal_edge.aggregator import Scores
     from distreal_edge.device import UpdateReader
-    from distreal_edge.network import Network
     from distreal_edge.simulate.records import RoundRecord, Score
     from distreal_edge.simulate.rivals import Rival
     from distreal_edge.simulate.scenario import Scenario
@@ -40,6 +40,7 @@ __all__ = [
     "lesson_of",
     "manifest_of",
     "round_settings",
+    "row_shares",
     "score_now",
     "trained_of",
     "work",
@@ -63,24 +64,23 @@ class Federation:
         scenario: Scenario,
         rival: str,
         *,
-        network: Network | None = None,
-        done: int = 0,
-        now_s: float = 0.0,
-        losses: Iterable[float | None] = (),
+        after: Checkpoint | None = None,
     ) -> None:
-        """Begin, or go on after `done` rounds with the network, the time and the training losses that there were."""
+        """Begin, or go on where it stood."""
         self.scenario = scenario
         self.rival = RIVALS[rival]
         self.fleet = Fleet(scenario, self.rival)
         self.world = self.fleet.world
-        self.network = strategy_network(scenario, rival) if network is None else network
-        self.now_s = now_s
+        self.network = strategy_network(scenario, rival) if after is None else Network.from_bytes(after.model)
+        self.now_s = 0.0 if after is None else after.now_s
         self.why_ended = ""
-        self._losses = list(losses)
+        self._records: list[RoundRecord] = [] if after is None else list(after.records)
+        self._unscored = None if after is None else after.unscored
+        self._finished = after is not None and after.finished
         self._lesson = lesson_of(self.world, self.rival)
         self._settings = round_settings(scenario)
-        self._rounds = AggregatorRounds(self._settings, done=done)
-        self._rounds.broker_back(now_s - SETTLE_S)
+        self._rounds = AggregatorRounds(self._settings, done=0 if after is None else after.done)
+        self._rounds.broker_back(self.now_s - SETTLE_S)
 
     def rounds(self, run: Runner) -> Iterator[RoundRecord]:
         """Run the rounds that are left; `run(function, tasks)` returns what the function makes of each task, in order.
@@ -88,17 +88,34 @@ class Federation:
         A round that was scored comes with its score after the next one has been trained, because both are done at the
         same time.
         """
-        unscored: RoundRecord | None = None
         while (opened := self._next_round()) is not None:
+            unscored = self._unscored
             scoring = [] if unscored is None else [Scoring(self.scenario, self.network.to_bytes())]
             record, scores = self._round(opened, scoring, run)
-            if unscored is not None:
-                yield msgspec.structs.replace(unscored, score=score_of(scores))
-            unscored = record if self._is_scored(record.round) else None
-            if unscored is None:
-                yield record
-        if unscored is not None:
-            yield msgspec.structs.replace(unscored, score=score_now(self.scenario, self.network, run))
+            told = [] if unscored is None else [msgspec.structs.replace(unscored, score=score_of(scores))]
+            self._unscored = record if self._is_scored(record.round) else None
+            if self._unscored is None:
+                told.append(record)
+            # All of them before the first is told: then there may be a checkpoint.
+            self._records.extend(told)
+            yield from told
+        if self._unscored is not None:
+            last = msgspec.structs.replace(self._unscored, score=score_now(self.scenario, self.network, run))
+            self._unscored = None
+            self._records.append(last)
+            yield last
+        self._finished = True
+
+    def checkpoint(self) -> Checkpoint:
+        """Return all that is needed to go on from here; between rounds, as after each record of `rounds`."""
+        return Checkpoint(
+            records=tuple(self._records),
+            unscored=self._unscored,
+            now_s=self.now_s,
+            row_shares=row_shares(self.scenario, self.rival.name),
+            model=self.network.to_bytes(),
+            finished=self._finished or (self._unscored is None and self._rounds.done >= self._settings.number),
+        )
 
     def _is_scored(self, number: int) -> bool:
         return number % self.scenario.evaluate_every == 0 or number == self._settings.number
@@ -146,7 +163,6 @@ class Federation:
         readers, closed_s, why = self._collect(opened, arriving)
         averaged = average_round(self.network, [readers[name] for name in sorted(readers)], self._lesson.rule)
         self.network = averaged.network
-        self._losses.append(averaged.training_loss)
         self._rounds.closed()
         self.now_s = closed_s + self.scenario.aggregator_s
         record = record_of(
@@ -191,7 +207,9 @@ class Federation:
     # -- the aggregator ----------------------------------------------------------------------------------------------
 
     def _manifest(self, opened: Open, model: bytes) -> Manifest:
-        return manifest_of(self.world, self.rival, self._lesson, opened, model, self._losses)
+        told = self._records if self._unscored is None else [*self._records, self._unscored]
+        losses = [record.training_loss for record in told]
+        return manifest_of(self.world, self.rival, self._lesson, opened, model, losses)
 
     def _selected(self, opened: Open) -> list[int]:
         numbers = {self.world.name(device): device for device in range(self.scenario.devices.number)}
@@ -236,6 +254,12 @@ def manifest_of(
     if rival.ceiling_after is None:
         return manifest
     return msgspec.structs.replace(manifest, ceiling=max(manifest.ceiling, rival.ceiling_after(world, losses)))
+
+
+def row_shares(scenario: Scenario, rival: str) -> tuple[float, ...]:
+    """Return the shares of the full network's MACs that a strategy's rows have."""
+    rows = strategy_table(scenario, rival).rows
+    return tuple(row.macs / rows[-1].macs for row in rows)
 
 
 def round_settings(scenario: Scenario) -> RoundSettings:

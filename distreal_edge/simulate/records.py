@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distreal_edge.simulate.training import Trained, Training
     from distreal_edge.transport import Manifest
 
-__all__ = ["Returned", "RoundRecord", "Score", "record_of", "score_of"]
+__all__ = ["Checkpoint", "Returned", "RoundRecord", "Score", "record_of", "score_of"]
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -56,6 +56,29 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     upload_bytes: int
     staleness: float = 0.0
     score: Score | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a federation stands between two rounds: all that goes over from one to the next.
+
+    `unscored` is the round that was closed last, when its model, which is `model`, is still to be scored. `row_shares`
+    are the rows' shares of the full network's MACs. `real_s` is how long it took here, which nothing depends on.
+    """
+
+    records: tuple[RoundRecord, ...]
+    unscored: RoundRecord | None
+    now_s: float
+    row_shares: tuple[float, ...]
+    model: bytes
+    finished: bool
+    real_s: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """The number of the round that was closed last."""
+        if self.unscored is not None:
+            return self.unscored.round
+        return self.records[-1].round if self.records else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from distreal_edge.aggregator import check_ceilings
 from distreal_edge.config import CeilingStep, NetworkChoice, Rounds, TableChoice, Training
 from distreal_edge.config.fields import (
     Fraction,
@@ -17,8 +18,10 @@ from distreal_edge.config.fields import (
     Whole,
     check_dataset,
     check_path,
+    meant,
 )
 from distreal_edge.errors import ConfigError
+from distreal_edge.simulate.rivals import RIVALS
 
 __all__ = ["Asynchronous", "Availability", "Data", "Devices", "Link", "Scenario"]
 
@@ -136,6 +139,21 @@ class Scenario(Section, frozen=True):
     evaluate_every: Whole = 5
     aggregator_s: _Seconds = 1.0
     seed: Number = 0
+
+    def __post_init__(self) -> None:
+        """Check the order of the ceilings, that strategies are known, and that nothing is said that they decide."""
+        if self.ceiling is not None:
+            check_ceilings([(step.from_share, step.ceiling) for step in self.ceiling])
+        for name in self.strategies:
+            if name not in RIVALS:
+                guess = meant(name, RIVALS)
+                raise ConfigError(
+                    f"strategies: no strategy is called {name!r}; {guess}choose among {', '.join(RIVALS)}"
+                )
+        if self.training.average != "touch" or self.training.hostile_share is not None:
+            raise ConfigError("training: leave out average and hostile_share; each strategy says how it averages")
+        if self.rounds.seed:
+            raise ConfigError("rounds: leave out its seed; the one at the top of the file is for everything")
 
     @property
     def length_s(self) -> float:

@@ -14,7 +14,7 @@ from distreal_edge.simulate.resources import make_trace
 
 if TYPE_CHECKING:
     from distreal_edge.data import Dataset
-    from distreal_edge.data.dataset import Indices
+    from distreal_edge.data.dataset import Indices, Split
     from distreal_edge.device import Trace
     from distreal_edge.network import Network
     from distreal_edge.simulate.scenario import Scenario
@@ -115,7 +115,7 @@ def world_of(scenario: Scenario) -> World:
     network = build_network(scenario.network)
     data = scenario.data
     root = None if data.root is None else Path(data.root).expanduser()
-    train = load_dataset(data.name, root=root, split="train")
+    train = _dataset(data.name, root, "train")
     if data.images is not None and data.images < len(train):
         _, chosen = split_off(len(train), data.images, scenario.seed + 1)
         train = train.take(chosen)
@@ -130,8 +130,14 @@ def world_of(scenario: Scenario) -> World:
         writers=writers,
         smallest=data.smallest,
     )
-    test = load_dataset(data.name, root=root, split="test")
+    test = _dataset(data.name, root, "test")
     held_out = HeldOut(test.take(range(min(data.test_images, len(test)))), train.take(calibration))
     held_out.check(network)
     full_macs = network.cost([0.0] * len(network.groups)).macs
     return World(scenario, network, full_macs, train, tuple(rest[part] for part in parts), held_out)
+
+
+@cache
+def _dataset(name: str, root: Path | None, split: Split) -> Dataset:
+    # Worlds of several seeds share the images.
+    return load_dataset(name, root=root, split=split)

@@ -11,7 +11,6 @@ from distreal_edge import Engine
 from distreal_edge.aggregator import Scores
 from distreal_edge.data import Batches, Dataset
 from distreal_edge.device.trainer import round_seed
-from distreal_edge.network import Network
 from distreal_edge.simulate import Federation, world_of
 from distreal_edge.simulate.records import Score, score_of
 from distreal_edge.simulate.scenario import Link
@@ -133,9 +132,8 @@ def test_going_on_after_a_round_gives_what_never_stopping_gives(
     scenario = scenario_of(availability=REDRAW, evaluate_every=100)
     whole = Federation(scenario, "ours")
     rounds = whole.rounds(run_here)
-    first = next(rounds)
-    stopped = Network.from_bytes(whole.network.to_bytes())
-    again = Federation(scenario, "ours", network=stopped, done=1, now_s=whole.now_s, losses=[first.training_loss])
+    next(rounds)
+    again = Federation(scenario, "ours", after=whole.checkpoint())
     assert list(again.rounds(run_here)) == list(rounds)
     assert again.network.to_bytes() == whole.network.to_bytes()
 
