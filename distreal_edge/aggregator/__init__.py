@@ -16,7 +16,7 @@ from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measu
 from distreal_edge.aggregator.ledger import Decision, Ledger, OpenRound, StoredUpdate
 from distreal_edge.aggregator.lesson import Lesson
 from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
-from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at
+from distreal_edge.aggregator.schedule import ceiling_at, ceiling_by_progress, check_ceilings, learning_rate_at
 from distreal_edge.aggregator.server import Aggregator
 from distreal_edge.aggregator.store import Keeping, Store
 from distreal_edge.aggregator.validation import REASONS, check_sender, check_update, reason_of
@@ -48,6 +48,7 @@ __all__ = [
     "average_round",
     "average_updates",
     "ceiling_at",
+    "ceiling_by_progress",
     "check_ceilings",
     "check_sender",
     "check_update",

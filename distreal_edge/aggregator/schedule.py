@@ -11,7 +11,7 @@ from distreal_edge.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ceiling_at", "check_ceilings", "learning_rate_at"]
+__all__ = ["ceiling_at", "ceiling_by_progress", "check_ceilings", "learning_rate_at"]
 
 
 def check_ceilings(steps: Sequence[tuple[float, float]]) -> None:
@@ -30,6 +30,35 @@ def ceiling_at(steps: Sequence[tuple[float, float]], number: int, rounds: int) -
     """
     done = (number - 1) / rounds
     return [ceiling for share, ceiling in steps if share <= done + 1e-9][-1]
+
+
+def ceiling_by_progress(
+    ceilings: Sequence[float], losses: Sequence[float | None], *, window: int, least_fall: float
+) -> float:
+    """Return the ceiling of the next round, from the mean training losses of all rounds so far.
+
+    It begins with the first of `ceilings`. The next one's turn comes when the loss has stopped falling: when the mean
+    of the last `window` rounds under the present ceiling is not less than that of the `window` rounds before them by
+    the share `least_fall`. A ceiling lets no wider rows through, so that these are losses of narrow rows alone; what
+    was lost under another ceiling does not count. Rounds without a loss, in which nobody trained, are passed over.
+    """
+    if not ceilings or window < 1 or not 0.0 <= least_fall < 1.0:
+        raise ConfigError(
+            f"ceiling by progress: needs a ceiling, a window of at least 1 round and a least fall in [0, 1), "
+            f"not {list(ceilings)}, {window} and {least_fall:g}"
+        )
+    stage = 0
+    own: list[float] = []
+    for loss in losses:
+        if loss is None:
+            continue
+        own.append(loss)
+        if len(own) < 2 * window or stage == len(ceilings) - 1:
+            continue
+        before, after = sum(own[-2 * window : -window]), sum(own[-window:])
+        if not after < (1.0 - least_fall) * before:
+            stage, own = stage + 1, []
+    return ceilings[stage]
 
 
 def learning_rate_at(first: float, final: float | None, number: int, rounds: int) -> float:

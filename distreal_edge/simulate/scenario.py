@@ -116,11 +116,12 @@ class Scenario(Section, frozen=True):
     """The whole file.
 
     `strategies` are names of `distreal_edge.simulate.rivals`, all of them when none is given. `ceiling` and `table` are
-    those of the strategy `ours`: without a table it takes one of the package that fits, or uniform rates with streams
-    kept. `small` is the share of the MACs of a small network for all; without it what the weakest device can train.
-    Models are scored after every `evaluate_every` rounds and after the last. `aggregator_s` passes between rounds. With
-    an `asynchronous` section there are no rounds, for all strategies; `rounds` then says how long it all takes, and how
-    long devices train that pace themselves.
+    those of the strategies `ours`: without a table they take one of the package that fits, or uniform rates with
+    streams kept; `ours-adaptive` goes from ceiling to ceiling by the progress that training makes. `small` is the share
+    of the MACs of a small network for all; without it what the weakest device can train. Models are scored after every
+    `evaluate_every` rounds and after the last. `aggregator_s` passes between rounds. With an `asynchronous` section
+    there are no rounds, for all strategies; `rounds` then says how long it all takes, and how long devices train that
+    pace themselves.
     """
 
     name: Identifier

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,39 @@ def brute_force(network: Network, made: list[tuple[Any, Update]]) -> dict[str, N
             if weight:
                 after[name][place] += total / weight
     return after
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_holders_weigh_by_their_images_what_they_trained_and_have_no_say_elsewhere(
+    round_of: Callable[..., Round], kind: str
+) -> None:
+    network, made = round_of(kind, "random", 4, 3)
+    updates = [update for _, update in made if update.header.images]
+    found = averaged(network, updates, "holders")
+    for name, old in network.weights.items():
+        if name not in network.plan.parameters:
+            continue
+        # By chance no change of a trained element is 0.
+        images = np.array([update.header.images * (update.changes[name] != 0.0) for update in updates])
+        changes = np.array([update.changes[name] for update in updates], dtype=np.float64)
+        mean = (images * changes).sum(axis=0) / np.maximum(1, images.sum(axis=0))
+        np.testing.assert_allclose(found[name], old + mean, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("way", ["touch", "fedavg", "holders", "median", "trimmed_mean"])
+def test_factors_multiply_changes_and_leave_weights_and_votes_as_they_are(
+    round_of: Callable[..., Round], way: Any
+) -> None:
+    network, made = round_of("residual", "random", 5, 4)
+    updates = [update for _, update in made]
+    factors = [0.25, 1.0, 0.5, 2.0]
+    scaled = [
+        replace(update, changes={name: np.float32(factor) * change for name, change in update.changes.items()})
+        for update, factor in zip(updates, factors, strict=True)
+    ]
+    found = average_round(network, updates, way, factors).network.weights
+    for name, expected in averaged(network, scaled, way).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("policy", DRAW_POLICIES)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distreal_edge.aggregator import ceiling_at, check_ceilings, learning_rate_at
+from distreal_edge.aggregator import ceiling_at, ceiling_by_progress, check_ceilings, learning_rate_at
 from distreal_edge.errors import ConfigError
 
 
@@ -61,3 +61,54 @@ def test_the_learning_rate_falls_along_a_half_cosine(rounds: int) -> None:
 def test_a_single_round_trains_at_the_first_rate_and_rounds_beyond_the_last_at_the_final_one() -> None:
     assert learning_rate_at(0.1, 0.01, 1, 1) == 0.1
     assert learning_rate_at(0.1, 0.01, 12, 10) == pytest.approx(0.01)
+
+
+def ceilings_by_progress(losses: list[float | None], *, window: int = 2, least_fall: float = 0.1) -> list[float]:
+    """Return the ceiling of every round, each from the losses before it."""
+    return [
+        ceiling_by_progress([0.2, 0.5, 1.0], losses[:number], window=window, least_fall=least_fall)
+        for number in range(len(losses) + 1)
+    ]
+
+
+def test_the_ceiling_stays_while_the_loss_falls() -> None:
+    assert set(ceilings_by_progress([0.9**number for number in range(40)])) == {0.2}
+
+
+def test_the_ceiling_rises_in_the_round_after_the_loss_has_stopped_falling() -> None:
+    # Means of 4 and 2 (falls by half), of 3 and 1.95 (by a third), of 2 and 1.9 (by a twentieth).
+    losses: list[float | None] = [4.0, 4.0, 2.0, 2.0, 1.9, 1.9]
+    assert ceilings_by_progress(losses) == [0.2] * 6 + [0.5]
+
+
+def test_every_ceiling_has_two_windows_of_its_own_and_the_last_one_stays() -> None:
+    assert ceilings_by_progress([1.0] * 15) == [0.2] * 4 + [0.5] * 4 + [1.0] * 8
+
+
+def test_a_loss_that_is_higher_under_a_new_ceiling_is_compared_with_its_own_only() -> None:
+    assert ceilings_by_progress([1.0] * 4 + [3.0, 3.0, 2.0, 2.0, 1.0, 1.0])[-1] == 0.5
+
+
+def test_a_fall_of_just_the_share_that_is_asked_for_is_not_more_than_that() -> None:
+    assert ceiling_by_progress([0.3, 1.0], [2.0, 1.0], window=1, least_fall=0.5) == 1.0
+    assert ceiling_by_progress([0.3, 1.0], [2.0, 0.99], window=1, least_fall=0.5) == 0.3
+
+
+def test_rounds_in_which_nobody_trained_are_passed_over() -> None:
+    assert ceilings_by_progress([1.0, None, 1.0, None, None, 1.0, 1.0]) == [0.2] * 7 + [0.5]
+
+
+def test_a_loss_that_is_not_a_number_has_stopped_falling() -> None:
+    assert ceilings_by_progress([1.0, 1.0, math.nan, 0.1])[-1] == 0.5
+
+
+@given(st.lists(st.floats(0.01, 10.0), max_size=60), st.integers(1, 5), st.floats(0.0, 0.5))
+def test_the_ceiling_never_sinks(losses: list[float | None], window: int, least_fall: float) -> None:
+    found = ceilings_by_progress(losses, window=window, least_fall=least_fall)
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(("ceilings", "window", "least_fall"), [([], 2, 0.1), ([0.5], 0, 0.1), ([0.5], 2, 1.0)])
+def test_progress_needs_ceilings_a_window_and_a_share(ceilings: list[float], window: int, least_fall: float) -> None:
+    with pytest.raises(ConfigError, match=r"^ceiling by progress: "):
+        ceiling_by_progress(ceilings, [], window=window, least_fall=least_fall)

@@ -449,6 +449,31 @@ def test_ours_trains_narrow_rows_first_and_wide_ones_after_the_step(
         assert trained.header.mini_batches > 4 or task.manifest.ceiling == 1.0
 
 
+def test_ours_adaptive_raises_its_ceiling_when_narrow_rows_make_no_more_progress(
+    scenario_of: Callable[..., Scenario],
+) -> None:
+    world, rival = world_of(scenario_of(rounds={"number": 40})), RIVALS["ours-adaptive"]
+    assert rival.ceiling_after is not None
+    falling, flat = [0.9**number for number in range(20)], [1.0] * 10
+    assert rival.ceiling_after(world, falling) == 0.3
+    assert rival.ceiling_after(world, flat[:9]) == 0.3
+    assert rival.ceiling_after(world, flat) == 1.0
+    # And in any case for the last quarter of the rounds.
+    assert rival.ceilings(world) == ((0.0, 0.3), (0.75, 1.0))
+
+
+def test_ours_adaptive_tells_devices_the_ceiling_that_its_progress_allows(
+    scenario_of: Callable[..., Scenario], spy_on: Callable[..., Any]
+) -> None:
+    # A learning rate of next to nothing: no progress. Ten rounds are needed to see that.
+    training = {"lr": 1e-9}
+    rounds = {"number": 20, "devices_per_round": 1}
+    scenario = scenario_of(training=training, rounds=rounds, devices={"number": 2}, evaluate_every=100)
+    _, records, seen = spy_on(scenario, "ours-adaptive")
+    assert [record.ceiling for record in records] == [0.3] * 10 + [1.0] * 10
+    assert [task.manifest.ceiling for task, _ in seen] == [record.ceiling for record in records]
+
+
 def test_ours_weighs_each_element_by_the_images_that_trained_it(
     scenario_of: Callable[..., Scenario], spy_on: Callable[..., Any], sent_by: Callable[..., Any]
 ) -> None:

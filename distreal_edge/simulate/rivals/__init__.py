@@ -29,6 +29,7 @@ RIVALS: Mapping[str, Rival] = MappingProxyType(
         rival.name: rival
         for rival in (
             ours.RIVAL,
+            ours.RIVAL_ADAPTIVE,
             full_unlimited.RIVAL,
             full_late_dropped.RIVAL,
             full_capable.RIVAL,
