@@ -33,7 +33,7 @@ name = "tiny"
 evaluate_every = 1
 
 [network]
-zoo = "femnist_cnn"
+zoo = "resnet8"
 in_channels = 1
 image_size = 8
 classes = 3

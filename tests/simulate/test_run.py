@@ -174,7 +174,7 @@ def test_figures_add_up(scenario: Scenario, tmp_path: Path) -> None:
             assert reached.macs == sum(record.macs for record in upto)
             assert upto[-1].score is not None
             assert (upto[-1].score.accuracy or 0.0) >= reached.accuracy
-            assert all((record.score and record.score.accuracy or 0.0) < reached.accuracy for record in upto[:-1])
+            assert all(((record.score and record.score.accuracy) or 0.0) < reached.accuracy for record in upto[:-1])
     late = {strategy.name: run.late for strategy, run in zip(results.strategies, results.runs, strict=True)}
     assert late["ours"] == 0
 
