@@ -200,7 +200,7 @@ def _show(results: Results, folder: Path) -> None:
     console = Console(highlight=False)
     shown = Shown(box=None, pad_edge=False)
     milestones = [f"to {100 * each:.0f} %" for each in MILESTONES]
-    for column in ("strategy", "accuracy", *milestones, "TMACs", "trains", "sends", "idle", "late"):
+    for column in ("strategy", "accuracy", *milestones, "TMACs", "trains", "idle", "late"):
         shown.add_column(column, justify="left" if column == "strategy" else "right", no_wrap=True)
     for strategy in results.strategies:
         runs = [run for run in results.runs if run.strategy == strategy.name]
@@ -210,7 +210,6 @@ def _show(results: Results, folder: Path) -> None:
             *(_reached(runs, milestone) for milestone in MILESTONES),
             f"{sum(run.macs for run in runs) / len(runs) / 1e12:.3g}",
             _mean_percent([run.shares.training for run in runs]),
-            _mean_percent([run.shares.download + run.shares.upload for run in runs]),
             _mean_percent([run.shares.idle for run in runs]),
             str(sum(run.late for run in runs)),
         )

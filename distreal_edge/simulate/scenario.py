@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from distreal_edge import config
 from distreal_edge.aggregator import check_ceilings
-from distreal_edge.config import CeilingStep, NetworkChoice, Rounds, TableChoice, Training
+from distreal_edge.config import CeilingStep, NetworkChoice, TableChoice  # noqa: TC001 - msgspec reads the annotations
 from distreal_edge.config.fields import (
     Fraction,
     Identifier,
@@ -23,7 +24,7 @@ from distreal_edge.config.fields import (
 from distreal_edge.errors import ConfigError
 from distreal_edge.simulate.rivals import RIVALS
 
-__all__ = ["Asynchronous", "Availability", "Data", "Devices", "Link", "Scenario"]
+__all__ = ["Asynchronous", "Availability", "Data", "Devices", "Link", "Rounds", "Scenario", "Training"]
 
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=64.0)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
@@ -105,6 +106,19 @@ class Link(Section, frozen=True):
     latency_s: _Seconds = 0.05
 
 
+class Rounds(config.Rounds, frozen=True):
+    """Those of a federation, with ten devices a round; `seed` is the scenario's."""
+
+    upload_seconds: Positive = 6.0
+    devices_per_round: Whole | None = 10
+
+
+class Training(config.Training, frozen=True):
+    """That of a federation; how updates are averaged, and how time left over is used, is the strategies' business."""
+
+    lr: Annotated[float, msgspec.Meta(gt=0.0, le=1000.0)] = 0.05
+
+
 class Asynchronous(Section, frozen=True):
     """No rounds, but FedBuff: `concurrency` devices train at a time, and each `buffer` updates make a new model."""
 
@@ -130,8 +144,8 @@ class Scenario(Section, frozen=True):
     devices: Devices = Devices()
     availability: Availability = Availability()
     link: Link = Link()
-    rounds: Rounds = Rounds(number=100, seconds=60.0, upload_seconds=6.0, devices_per_round=10)
-    training: Training = Training(lr=0.05, statistics_images=0)
+    rounds: Rounds = Rounds()
+    training: Training = Training()
     table: TableChoice | None = None
     ceiling: Annotated[tuple[CeilingStep, ...], msgspec.Meta(min_length=1, max_length=64)] | None = None
     asynchronous: Asynchronous | None = None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from distreal_edge.config import NetworkChoice, Rounds, Training
+from distreal_edge.config import NetworkChoice
 from distreal_edge.device import elements_of, offsets_of, read_update
 from distreal_edge.network import Network, PlanBuilder
 from distreal_edge.simulate import Federation, Scenario
-from distreal_edge.simulate.scenario import Availability, Data, Devices
+from distreal_edge.simulate.scenario import Availability, Data, Devices, Rounds, Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
     from distreal_edge.simulate.training import Trained
 
 IMAGES, CLASSES, SIDE = 240, 3, 6
+SCENARIO = """\
+name = "tiny"
+evaluate_every = 1
+
+[network]
+file = "tiny.safetensors"
+
+[data]
+name = "npz"
+root = "tiny.npz"
+test_images = 60
+calibration_images = 32
+
+[devices]
+number = 6
+
+[availability]
+kind = "redraw"
+every_s = 10.0
+
+[rounds]
+number = 3
+seconds = 60.0
+upload_seconds = 6.0
+devices_per_round = 3
+
+[training]
+batch = 8
+lr = 0.05
+"""
 
 
 @pytest.fixture(scope="session")
@@ -165,3 +196,23 @@ def sent_by() -> Callable[[Network, Trained], Sent]:
         return Sent(changes, reader.survivors().kept()[:, :-1], header.images, header.mini_batches, trained.rows)
 
     return read
+
+
+@pytest.fixture
+def scenario_file(
+    network_file: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """Write a scenario of three rounds in the current folder, some of its lines replaced, and return its file."""
+    monkeypatch.chdir(tmp_path)
+    for file in (network_file, data_file):
+        shutil.copy(file, tmp_path)
+
+    def write(**replaced: str) -> Path:
+        text = SCENARIO
+        for key, line in replaced.items():
+            there = next(each for each in text.splitlines() if each.startswith(f"{key} = "))
+            text = text.replace(there, line)
+        (tmp_path / "tiny.toml").write_text(text)
+        return tmp_path / "tiny.toml"
+
+    return write
