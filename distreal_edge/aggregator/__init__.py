@@ -12,7 +12,15 @@ from distreal_edge.aggregator.closing import (
     judge_round,
     record_round,
 )
-from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
+from distreal_edge.aggregator.evaluation import (
+    HeldOut,
+    Part,
+    Scores,
+    evaluate,
+    measure_statistics,
+    trained_part,
+    with_statistics,
+)
 from distreal_edge.aggregator.ledger import Decision, Ledger, OpenRound, StoredUpdate
 from distreal_edge.aggregator.lesson import Lesson
 from distreal_edge.aggregator.rounds import AggregatorRounds, Close, Finish, Open, RoundSettings
@@ -40,6 +48,7 @@ __all__ = [
     "Lesson",
     "Open",
     "OpenRound",
+    "Part",
     "Record",
     "RoundSettings",
     "Scores",
@@ -59,5 +68,6 @@ __all__ = [
     "pool_statistics",
     "reason_of",
     "record_round",
+    "trained_part",
     "with_statistics",
 ]

@@ -11,8 +11,16 @@ import msgspec
 import numpy as np
 
 from distreal_edge.aggregator.averaging import AverageKind, AverageRule, average_updates, pool_statistics
-from distreal_edge.aggregator.evaluation import HeldOut, Scores, evaluate, measure_statistics, with_statistics
+from distreal_edge.aggregator.evaluation import (
+    HeldOut,
+    Part,
+    Scores,
+    evaluate,
+    measure_statistics,
+    with_statistics,
+)
 from distreal_edge.device import UpdateReader, encode_update, read_update
+from distreal_edge.errors import NetworkError
 from distreal_edge.network import Network
 
 if TYPE_CHECKING:
@@ -30,8 +38,9 @@ _log = logging.getLogger(__name__)
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A closed round: a line of `rounds.jsonl`.
 
-    `accuracy` and `loss` are those of the model after round `evaluated_round`, at full width; None when it was not
-    evaluated. `macs` are the multiply-accumulates that all devices spent. `model` is the SHA-256 of the model's file.
+    `accuracy` and `loss` are those of the model after round `evaluated_round`; None when it was not evaluated. They are
+    of the full network, or of the part that has been trained, which is then `evaluated_share` of its MACs. `macs` are
+    the multiply-accumulates that all devices spent. `model` is the SHA-256 of the model's file.
     """
 
     round: int
@@ -47,6 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     training_loss: float | None
     evaluated_round: int | None
     evaluated_images: int
+    evaluated_share: float = 1.0
     accuracy: float | None
     loss: float | None
     model: str
@@ -71,11 +81,15 @@ class Averaged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """The newest model whose batch-norm statistics belong to it, the round after which it was the model, its scores."""
+    """The newest model whose batch-norm statistics belong to it, the round after which it was the model, its scores.
+
+    `share` of the full network's MACs is what was scored.
+    """
 
     network: Network
     after_round: int
     scores: Scores | None
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,8 +132,11 @@ def average_round(
     )
 
 
-def judge_round(opened: Open, averaged: Averaged, held_out: HeldOut) -> Judged | None:
+def judge_round(opened: Open, averaged: Averaged, held_out: HeldOut, part: Part | None = None) -> Judged | None:
     """Find the newest model whose statistics are known, and score it; None when this round made none known.
+
+    With `part`, nothing else of the network has been trained yet: then that part is scored, cut out of the model, where
+    its own statistics can be measured here. Filters that nobody trained would only be noise in it.
 
     Measured on calibration images, or with none to measure, that is the model just averaged; measured on devices, it
     is the one that they received.
@@ -128,8 +145,24 @@ def judge_round(opened: Open, averaged: Averaged, held_out: HeldOut) -> Judged |
     if known is None:
         return None
     network, after_round = known
-    test = held_out.test
-    return Judged(network, after_round, None if test is None else evaluate(network, test, held_out.threads))
+    if held_out.test is None:
+        return Judged(network, after_round, None)
+    narrow = None if part is None else _cut_out(network, part, held_out)
+    scores = evaluate(narrow or network, held_out.test, held_out.threads)
+    return Judged(network, after_round, scores, part.share if part is not None and narrow is not None else 1.0)
+
+
+def _cut_out(network: Network, part: Part, held_out: HeldOut) -> Network | None:
+    """Return the part as a network of its own; None when its statistics or the network itself do not allow for it."""
+    if network.plan.statistics and held_out.calibration is None:
+        return None
+    try:
+        narrow = network.narrowed(part.vector)
+    except NetworkError:  # grouped convolutions
+        return None
+    if held_out.calibration is None:
+        return narrow
+    return with_statistics(narrow, measure_statistics(narrow, held_out.calibration, held_out.threads))
 
 
 def _known(opened: Open, averaged: Averaged, held_out: HeldOut) -> tuple[Network, int] | None:
@@ -171,6 +204,7 @@ def record_round(
             training_loss=averaged.training_loss,
             evaluated_round=None if judged is None else judged.after_round,
             evaluated_images=0 if scores is None else scores.images,
+            evaluated_share=1.0 if judged is None else judged.share,
             accuracy=None if scores is None else scores.accuracy,
             loss=None if scores is None else scores.loss,
             model=hashlib.sha256(model).hexdigest(),

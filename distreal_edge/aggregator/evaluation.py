@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from distreal_edge.data import Dataset
+    from distreal_edge.dropout import Table, Vector
 
-__all__ = ["HeldOut", "Scores", "evaluate", "measure_statistics", "with_statistics"]
+__all__ = ["HeldOut", "Part", "Scores", "evaluate", "measure_statistics", "trained_part", "with_statistics"]
 
 _BATCH = 64
 
@@ -63,6 +64,23 @@ class Scores:
     accuracy: float
     loss: float | None
     images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a network that an ordered draw of `vector` keeps, and its share of the full network's MACs."""
+
+    vector: Vector
+    share: float
+
+
+def trained_part(table: Table, ceiling: float) -> Part | None:
+    """Return what has been trained when no wider row was ever let through; None when that may be all of the network.
+
+    Only ordered draws leave the same filters out every time.
+    """
+    row = table.under(ceiling)[-1]
+    return Part(row.vector, row.macs / table.rows[-1].macs) if table.draw == "ordered" and any(row.vector) else None
 
 
 def measure_statistics(network: Network, calibration: Dataset, threads: int) -> dict[str, NDArray[np.float32]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from distreal_edge.aggregator.averaging import AverageRule
     from distreal_edge.aggregator.closing import Closed, Judged
-    from distreal_edge.aggregator.evaluation import HeldOut
+    from distreal_edge.aggregator.evaluation import HeldOut, Part
     from distreal_edge.aggregator.ledger import StoredUpdate
     from distreal_edge.aggregator.rounds import Open
     from distreal_edge.aggregator.store import Store
@@ -61,6 +61,7 @@ class Finishing:
     average: AverageRule
     held_out: HeldOut
     closed_s: float
+    part: Part | None = None
     phase: str = "averaging"
     trouble: str = ""
     _made: Made | None = None
@@ -102,7 +103,7 @@ class Finishing:
         averaged = average_round(self.network, self._sound(lost), self.average)
         averaged_s = time.monotonic()
         self.phase = "evaluating"
-        judged = judge_round(self.opened, averaged, self.held_out)
+        judged = judge_round(self.opened, averaged, self.held_out, self.part)
         judged_s = time.monotonic()
         closed = record_round(self.opened, self.manifest, averaged, judged, closed_s=self.closed_s)
         files = self._kept(judged, closed)

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distreal_edge.aggregator.averaging import AverageRule
-from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at
+from distreal_edge.aggregator.evaluation import trained_part
+from distreal_edge.aggregator.schedule import ceiling_at, check_ceilings, learning_rate_at, widest_ceiling
 from distreal_edge.errors import ConfigError
 from distreal_edge.transport import Manifest, Training
 
 if TYPE_CHECKING:
     from distreal_edge.aggregator.averaging import AverageKind, ClipNorm
+    from distreal_edge.aggregator.evaluation import Part
     from distreal_edge.aggregator.rounds import Open, RoundSettings
     from distreal_edge.device import Compression, Encoding
+    from distreal_edge.dropout import Table
     from distreal_edge.transport import BlobReference
 
 __all__ = ["Lesson"]
@@ -65,6 +68,10 @@ class Lesson:
             encoding=self.encoding,
             compression=self.compression,
         )
+
+    def trained_part(self, table: Table, number: int, rounds: int) -> Part | None:
+        """Return what has been trained of the network after so many rounds; None when that may be all of it."""
+        return trained_part(table, widest_ceiling(self.ceilings, min(number, rounds), rounds))
 
     def manifest(
         self,

@@ -11,7 +11,7 @@ from distreal_edge.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ceiling_at", "ceiling_by_progress", "check_ceilings", "learning_rate_at"]
+__all__ = ["ceiling_at", "ceiling_by_progress", "check_ceilings", "learning_rate_at", "widest_ceiling"]
 
 
 def check_ceilings(steps: Sequence[tuple[float, float]]) -> None:
@@ -30,6 +30,11 @@ def ceiling_at(steps: Sequence[tuple[float, float]], number: int, rounds: int) -
     """
     done = (number - 1) / rounds
     return [ceiling for share, ceiling in steps if share <= done + 1e-9][-1]
+
+
+def widest_ceiling(steps: Sequence[tuple[float, float]], number: int, rounds: int) -> float:
+    """Return the highest ceiling that has held up to this round."""
+    return max(ceiling_at(steps, each, rounds) for each in range(1, number + 1))
 
 
 def ceiling_by_progress(

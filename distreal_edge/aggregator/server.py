@@ -107,6 +107,7 @@ class Aggregator:
         self._topics = Topics(federation)
         self._federation = federation
         self._network = network
+        self._rows = table
         self._table = table.to_bytes()
         self._draw = table.draw
         self._full_macs = table.rows[-1].macs
@@ -349,7 +350,15 @@ class Aggregator:
         updates = tuple(self._ledger.updates(opened.number))
         _log.info("round %d closes: %s; %s", opened.number, why, count_of(len(updates), "update"))
         self._finishing = Finishing(
-            opened, manifest, self._network, updates, self._store, self._lesson.rule, self._held_out, now
+            opened,
+            manifest,
+            self._network,
+            updates,
+            self._store,
+            self._lesson.rule,
+            self._held_out,
+            now,
+            self._lesson.trained_part(self._rows, opened.number, self._settings.number),
         )
         self._telling.enter(self._finishing.phase)
         self._finishing.start()

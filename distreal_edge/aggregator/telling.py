@@ -48,7 +48,8 @@ def missing_line(rounds: AggregatorRounds, now: float) -> str:
 def closed_line(record: Record) -> str:
     """Return what came of a round, in a line."""
     accuracy, after = record.accuracy, record.evaluated_round
-    scored = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} % after round {after}"
+    part = "" if record.evaluated_share == 1.0 else f" with the {record.evaluated_share:.0%} that was trained so far"
+    scored = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} % after round {after}{part}"
     answered = f"{len(record.answered)} of {count_of(len(record.selected), 'device')}"
     return f"round {record.round} closed: {answered}, {count_of(record.images, 'image')}{scored}"
 

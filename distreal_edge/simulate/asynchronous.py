@@ -24,6 +24,7 @@ from distreal_edge.simulate.federation import (
     Federation,
     lesson_of,
     manifest_of,
+    part_of,
     row_shares,
     score_now,
     trained_of,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from distreal_edge.simulate.federation import Runner
-    from distreal_edge.simulate.records import RoundRecord
+    from distreal_edge.simulate.records import RoundRecord, Score
     from distreal_edge.simulate.scenario import Scenario
     from distreal_edge.simulate.training import Training
     from distreal_edge.transport import Manifest
@@ -94,11 +95,11 @@ class AsynchronousFederation:
                     yield self._told(held)
                 held = self._aggregate()
                 if held.round % self.scenario.evaluate_every == 0:
-                    held = msgspec.structs.replace(held, score=score_now(self.scenario, self.network, run))
+                    held = msgspec.structs.replace(held, score=self._score(held, run))
         self.why_ended = f"its {self.scenario.length_s:.0f} s are over, with {self._buffered.version} aggregations"
         if held is not None:
             if held.score is None:
-                held = msgspec.structs.replace(held, score=score_now(self.scenario, self.network, run))
+                held = msgspec.structs.replace(held, score=self._score(held, run))
             yield self._told(held)
 
     def checkpoint(self) -> Checkpoint:
@@ -111,6 +112,10 @@ class AsynchronousFederation:
             model=self._model,
             finished=True,
         )
+
+    def _score(self, record: RoundRecord, run: Runner) -> Score:
+        part = part_of(self.scenario, self.rival.name, [*self._records, record])
+        return score_now(self.scenario, self.network, run, part)
 
     def _told(self, record: RoundRecord) -> RoundRecord:
         self._records.append(record)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from distreal_edge.aggregator import AggregatorRounds, Close, Finish, Lesson, Open, RoundSettings, average_round
+from distreal_edge.aggregator import (
+    AggregatorRounds,
+    Close,
+    Finish,
+    Lesson,
+    Open,
+    RoundSettings,
+    average_round,
+    trained_part,
+)
 from distreal_edge.aggregator.rounds import SETTLE_S
 from distreal_edge.device import read_update
 from distreal_edge.network import Network
@@ -20,7 +29,7 @@ from distreal_edge.simulate.training import Scoring, Trained, score, strategy_ne
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from distreal_edge.aggregator import Scores
+    from distreal_edge.aggregator import Part, Scores
     from distreal_edge.device import UpdateReader
     from distreal_edge.simulate.records import RoundRecord, Score
     from distreal_edge.simulate.rivals import Rival
@@ -39,6 +48,7 @@ __all__ = [
     "Runner",
     "lesson_of",
     "manifest_of",
+    "part_of",
     "round_settings",
     "row_shares",
     "score_now",
@@ -90,7 +100,7 @@ class Federation:
         """
         while (opened := self._next_round()) is not None:
             unscored = self._unscored
-            scoring = [] if unscored is None else [Scoring(self.scenario, self.network.to_bytes())]
+            scoring = [] if unscored is None else [Scoring(self.scenario, self.network.to_bytes(), self._part())]
             record, scores = self._round(opened, scoring, run)
             told = [] if unscored is None else [msgspec.structs.replace(unscored, score=score_of(scores))]
             self._unscored = record if self._is_scored(record.round) else None
@@ -100,7 +110,9 @@ class Federation:
             self._records.extend(told)
             yield from told
         if self._unscored is not None:
-            last = msgspec.structs.replace(self._unscored, score=score_now(self.scenario, self.network, run))
+            last = msgspec.structs.replace(
+                self._unscored, score=score_now(self.scenario, self.network, run, self._part())
+            )
             self._unscored = None
             self._records.append(last)
             yield last
@@ -116,6 +128,12 @@ class Federation:
             model=self.network.to_bytes(),
             finished=self._finished or (self._unscored is None and self._rounds.done >= self._settings.number),
         )
+
+    def _part(self) -> Part | None:
+        return part_of(self.scenario, self.rival.name, self._told())
+
+    def _told(self) -> list[RoundRecord]:
+        return self._records if self._unscored is None else [*self._records, self._unscored]
 
     def _is_scored(self, number: int) -> bool:
         return number % self.scenario.evaluate_every == 0 or number == self._settings.number
@@ -207,8 +225,7 @@ class Federation:
     # -- the aggregator ----------------------------------------------------------------------------------------------
 
     def _manifest(self, opened: Open, model: bytes) -> Manifest:
-        told = self._records if self._unscored is None else [*self._records, self._unscored]
-        losses = [record.training_loss for record in told]
+        losses = [record.training_loss for record in self._told()]
         return manifest_of(self.world, self.rival, self._lesson, opened, model, losses)
 
     def _selected(self, opened: Open) -> list[int]:
@@ -221,9 +238,9 @@ def work(task: Task) -> Result:
     return score(task) if isinstance(task, Scoring) else train(task)
 
 
-def score_now(scenario: Scenario, network: Network, run: Runner) -> Score:
-    """Score a model."""
-    (result,) = run(work, [Scoring(scenario, network.to_bytes())])
+def score_now(scenario: Scenario, network: Network, run: Runner, part: Part | None) -> Score:
+    """Score a model, or the part of it that has been trained."""
+    (result,) = run(work, [Scoring(scenario, network.to_bytes(), part)])
     return score_of(_scores(result))
 
 
@@ -254,6 +271,11 @@ def manifest_of(
     if rival.ceiling_after is None:
         return manifest
     return msgspec.structs.replace(manifest, ceiling=max(manifest.ceiling, rival.ceiling_after(world, losses)))
+
+
+def part_of(scenario: Scenario, rival: str, records: Sequence[RoundRecord]) -> Part | None:
+    """Return what of the network a strategy has trained in these rounds; None when that may be all of it."""
+    return trained_part(strategy_table(scenario, rival), max(record.ceiling for record in records))
 
 
 def row_shares(scenario: Scenario, rival: str) -> tuple[float, ...]:

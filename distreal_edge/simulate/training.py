@@ -21,7 +21,7 @@ from distreal_edge.simulate.rivals import RIVALS
 from distreal_edge.simulate.world import world_of
 
 if TYPE_CHECKING:
-    from distreal_edge.aggregator import Scores
+    from distreal_edge.aggregator import Part, Scores
     from distreal_edge.device import MiniBatch, UpdateHeader
     from distreal_edge.dropout import Table
     from distreal_edge.simulate.rivals import Rival
@@ -63,10 +63,11 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """A model to score, full width, on the aggregator's images."""
+    """A model to score on the aggregator's images: all of it, or the part that has been trained."""
 
     scenario: Scenario
     model: bytes
+    part: Part | None = None
 
 
 @cache
@@ -122,11 +123,11 @@ def train(task: Training) -> Trained:
 
 
 def score(task: Scoring) -> Scores | None:
-    """Score a model as the aggregator does: statistics measured on its own images, accuracy at full width."""
+    """Score a model as the aggregator does, with statistics measured on its own images."""
     held_out = world_of(task.scenario).held_out
     network = Network.from_bytes(task.model)
     averaged = Averaged(network, None, ("all",), 0, 0, 0, None)
-    judged = judge_round(Open(1, (), 0.0, 0.0, 0.0, measure_only=False), averaged, held_out)
+    judged = judge_round(Open(1, (), 0.0, 0.0, 0.0, measure_only=False), averaged, held_out, task.part)
     return None if judged is None else judged.scores
 
 
