@@ -186,7 +186,14 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
             va="center",
             fontsize=11 if name == OURS else 9,
             fontweight="bold" if name == OURS else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
             annotation_clip=False,
         )
 
