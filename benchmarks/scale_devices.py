@@ -2,10 +2,10 @@
 
     python benchmarks/scale_devices.py '{"port": 1883, "devices": 1000, "broker": 4711}'
 
-Every device has an MQTT session of its own and says what a `DeviceDaemon` says, in the same messages and the same order:
-its state, what it wants of model and table, its offer, the chunks of an update that is sound and names it. It does not
-train, keeps nothing on a disk, and shares with all others what it decoded. A thousand paho clients would take all of
-the machine, so a few hundred lines of MQTT 5 are written down here.
+Every device has an MQTT session of its own and says what a `DeviceDaemon` says, in the same messages and the same
+order: its state, what it wants of model and table, its offer, the chunks of an update that is sound and names it. It
+does not train, keeps nothing on a disk, and shares with all others what it decoded. A thousand paho clients would take
+all of the machine, so what a device needs of MQTT 5 is written down here.
 
 Lines on standard input say what to do, and each is answered by a line of JSON: `connect`, `health 1`, `health 0`,
 `count`, `again` (all say their state once more), `complete` (the last device says its state too), `end`.
@@ -60,8 +60,8 @@ if TYPE_CHECKING:
 TOPICS = Topics("scale")
 IMAGES, STEPS, BATCH = 1000, 24, 32
 DISTINCT = 8
-AT_ONCE = 50
-"""Connections that are being made at the same time: mosquitto lets a hundred wait."""
+AT_ONCE = 400
+"""Connections that are being made at the same time. mosquitto lets a hundred wait, and others come again in a second."""
 KEEPALIVE_S = 60
 PATIENCE_S = 10.0
 """After so long without an answer a device asks, or offers, again."""

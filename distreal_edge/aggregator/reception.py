@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from distreal_edge.aggregator.inbound import Inbound
 from distreal_edge.aggregator.ledger import Decision, StoredUpdate
 from distreal_edge.aggregator.rounds import staleness
-from distreal_edge.aggregator.store import file_digest
 from distreal_edge.aggregator.validation import check_late, check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import ProtocolError
@@ -108,7 +107,7 @@ class Reception:
             # A kill between storing and noting it left a file that no row names.
             stored = self._store.update_path(device, offer.uid)
             if _holds(stored, offer):
-                self._take_in(device, offer.uid, stored, manifest)
+                self._take_in(device, offer.uid, stored, offer.digest, manifest)
                 return None
             missing = self._inbound.offered(device, offer, self._clock())
             return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
@@ -183,12 +182,19 @@ class Reception:
             return self._asked(uid, missing) if missing else None
         assert self._manifest is not None
         stored = self._store.update_path(device, uid)
-        self._take_in(device, uid, part.path, self._manifest, lambda: part.move(stored, durably=False))
+        self._take_in(device, uid, part.path, part.digest, self._manifest, lambda: part.move(stored, durably=False))
         return None
 
     def _take_in(
-        self, device: str, uid: str, path: Path, manifest: Manifest, store: Callable[[], None] = lambda: None
+        self,
+        device: str,
+        uid: str,
+        path: Path,
+        digest: str,
+        manifest: Manifest,
+        store: Callable[[], None] = lambda: None,
     ) -> None:
+        """Check a file whose SHA-256 is known, have it stored, and leave it to be settled."""
         update = read_update(path, self._plan)
         check_update(
             update,
@@ -199,8 +205,7 @@ class Reception:
             weights=self._network.weights,
             full_macs=self._full_macs,
         )
-        digest = file_digest(path) or ""
-        # A kill before it is settled leaves a file that no row names, and a device without an answer that offers it again.
+        # A kill before it is settled leaves a file that no row names, and a device that has no answer: it offers again.
         store()
         self._inbound.forget(device)
         self._whole[device] = StoredUpdate(uid, manifest.number, device, digest)
