@@ -23,7 +23,9 @@ __all__ = ["Inbound"]
 MOST_AT_ONCE = 8
 """Chunks that one device is asked for at once: 2 MiB."""
 MOST_IN_ALL = 32
-"""Chunks that all devices together are asked for at once, but for one each: what the broker may have to keep."""
+"""Chunks that all devices together are asked for at once: what the broker may have to keep. Others wait their turn."""
+PATIENCE_S = 10.0
+"""Whoever was asked and sent nothing for so long keeps others waiting no more: it may be gone."""
 SPARE_BYTES = 64 * 2**20
 """What is to be left on the disk for the ledger, models and the system."""
 _MOST_REFUSALS = 10_000
@@ -41,8 +43,10 @@ class _Arriving:
 class Inbound:
     """At most one arriving update per device, in a file of its own; a new one takes the place of an unfinished one.
 
-    What an earlier process left of an update is taken up when it is offered again. A device is asked for so many chunks
-    that the broker holds a bounded number of them, however many devices send and however slow we are.
+    What an earlier process left of an update is taken up when it is offered again. Devices are asked for so many chunks
+    that the broker holds a bounded number of them, however many devices send and however slow we are: those that come
+    when others send already are asked later, in the order in which they came. Times are of any clock that does not go
+    back.
     """
 
     def __init__(self, folder: Path, cap_bytes: int) -> None:
@@ -50,11 +54,14 @@ class Inbound:
         self._folder = folder
         self._cap_bytes = cap_bytes
         self._arriving: dict[str, _Arriving] = {}
+        self._asked: dict[str, float] = {}  # devices that chunks are asked of, and when they moved last
+        self._waiting: dict[str, None] = {}  # devices that nothing is asked of yet, in their order
+        self._left: dict[str, list[Path]] = {}  # files of an earlier process, by device
         self._refused: OrderedDict[str, Ack] = OrderedDict()
         make_folder(folder)
 
-    def offered(self, device: str, offer: Offer) -> tuple[int, ...]:
-        """Make room for an update; return the chunks to ask for now, none when it is all there.
+    def offered(self, device: str, offer: Offer, now: float) -> tuple[int, ...]:
+        """Make room for an update; return the chunks to ask for now, none when it is all there or has to wait.
 
         Raises `ProtocolError` for one that is too large, `DiskError` when the disk is full or refuses.
         """
@@ -70,9 +77,10 @@ class Inbound:
         ):  # fmt: skip
             arriving = self._begin(device, offer)
         arriving.asked.clear()
-        return self._ask(arriving)
+        self._asked.pop(device, None)
+        return self._ask(device, now)
 
-    def add(self, topic: UpdateTopic, frame: bytes) -> tuple[int, ...]:
+    def add(self, topic: UpdateTopic, frame: bytes, now: float) -> tuple[int, ...]:
         """Take a chunk in of an update that is `known`; return the chunks to ask for now.
 
         Raises `ProtocolError` for a chunk that is damaged or contradicts the others, `DiskError` for the disk's sake.
@@ -84,7 +92,20 @@ class Inbound:
             raise ProtocolError(f"chunk: {error}") from None
         finally:
             arriving.asked.discard(topic.index)
-        return self._ask(arriving) if len(arriving.asked) <= self._share // 2 else ()
+            self._moved(topic.device, now)
+        return self._ask(topic.device, now) if len(arriving.asked) <= self._share // 2 else ()
+
+    def turns(self, now: float) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Return whose turn it is now: device and uid, and the chunks to ask for."""
+        for device in [device for device, moved_s in self._asked.items() if now - moved_s > PATIENCE_S]:
+            del self._asked[device]
+        found = []
+        while self._waiting and self._room > 0:
+            device = next(iter(self._waiting))
+            del self._waiting[device]
+            if asked := self._ask(device, now):
+                found.append((device, self._arriving[device].uid, asked))
+        return found
 
     def incomplete(self, device: str) -> bool:
         """Return whether chunks of a device's update are still to come."""
@@ -102,9 +123,9 @@ class Inbound:
         except ProtocolError as error:
             raise ProtocolError(f"chunk: {error}") from None
 
-    def missing(self, device: str) -> tuple[int, ...]:
-        """Return the chunks to ask a device for now."""
-        return self._ask(self._arriving[device])
+    def missing(self, device: str, now: float) -> tuple[int, ...]:
+        """Return the chunks to ask a device for now; none when it has to wait."""
+        return self._ask(device, now)
 
     def known(self, device: str, uid: str) -> bool:
         """Return whether chunks of this update are taken in."""
@@ -113,6 +134,8 @@ class Inbound:
     def forget(self, device: str) -> None:
         """Note that a device's update was moved away, or is not wanted; what is left of it is removed."""
         arriving = self._arriving.pop(device, None)
+        self._asked.pop(device, None)
+        self._waiting.pop(device, None)
         if arriving is not None:
             arriving.part.discard()
 
@@ -144,9 +167,15 @@ class Inbound:
         """Remove what there is of updates of other devices than these, also what an earlier process left."""
         for device in [device for device in self._arriving if device not in keep]:
             self.forget(device)
+        self._left.clear()
         try:
             for path in self._folder.iterdir():
-                if _NAME.fullmatch(path.name) and path.name.partition(".")[0] not in keep:
+                device = path.name.partition(".")[0]
+                if not _NAME.fullmatch(path.name) or device in self._arriving:
+                    continue
+                if device in keep:
+                    self._left.setdefault(device, []).append(path)
+                else:
                     path.unlink()
         except OSError as error:
             raise StateError(f"{self._folder}: cannot be cleared: {error.strerror}; check its owner") from None
@@ -155,11 +184,28 @@ class Inbound:
     def _share(self) -> int:
         return max(1, min(MOST_AT_ONCE, MOST_IN_ALL // max(1, len(self._arriving))))
 
-    def _ask(self, arriving: _Arriving) -> tuple[int, ...]:
-        room = self._share - len(arriving.asked)
-        chosen = tuple(index for index in arriving.part.missing if index not in arriving.asked)[: max(0, room)]
+    @property
+    def _room(self) -> int:
+        return MOST_IN_ALL - sum(len(self._arriving[device].asked) for device in self._asked)
+
+    def _ask(self, device: str, now: float) -> tuple[int, ...]:
+        arriving = self._arriving[device]
+        room = min(self._share - len(arriving.asked), self._room)
+        wanted = [index for index in arriving.part.missing if index not in arriving.asked]
+        chosen = tuple(wanted[: max(0, room)])
         arriving.asked.update(chosen)
+        if chosen:
+            self._waiting.pop(device, None)
+            self._asked[device] = now
+        elif wanted and not arriving.asked:
+            self._waiting.setdefault(device)
         return chosen
+
+    def _moved(self, device: str, now: float) -> None:
+        if not self._arriving[device].asked:
+            self._asked.pop(device, None)
+        elif device in self._asked:
+            self._asked[device] = now
 
     def _begin(self, device: str, offer: Offer) -> _Arriving:
         self.forget(device)
@@ -176,6 +222,6 @@ class Inbound:
         return arriving
 
     def _remove_others(self, device: str, uid: str) -> None:
-        for path in self._folder.glob(f"{device}.*"):
-            if _NAME.fullmatch(path.name) and path.name.split(".")[1] != uid:
+        for path in self._left.pop(device, ()):
+            if path.name.split(".")[1] != uid:
                 path.unlink(missing_ok=True)

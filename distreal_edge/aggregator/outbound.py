@@ -19,6 +19,9 @@ __all__ = ["Outbound"]
 _log = logging.getLogger(__name__)
 GATHER_S = 0.05
 """A chunk that is wanted is published so much later, because others may want it as well: a round begins for all."""
+GATHER_S_PER_DEVICE = 0.001
+"""And by so much more for each of them: what a broker needs to hand a chunk to a device, at 256 MiB a second. Published
+sooner, it would come twice to all that have not got it yet."""
 _WINDOW = 8
 
 
@@ -30,6 +33,11 @@ class Outbound:
         self._readers: dict[str, FrameReader] = {}
         self._wanted: dict[tuple[str, int], float] = {}
         self._open: deque[Delivery] = deque()
+        self._gather_s = GATHER_S
+
+    def expect(self, devices: int) -> None:
+        """Note how many devices may want the same."""
+        self._gather_s = GATHER_S + GATHER_S_PER_DEVICE * devices
 
     def offer(self, *blobs: bytes) -> tuple[BlobReference, ...]:
         """Offer these blobs and no others; return what a manifest says of each."""
@@ -58,7 +66,7 @@ class Outbound:
                 self._open.popleft().wait(0.0)
             while self._wanted and len(self._open) < _WINDOW:
                 (digest, index), since_s = next(iter(self._wanted.items()))
-                if now - since_s < GATHER_S:
+                if now - since_s < self._gather_s:
                     return
                 del self._wanted[digest, index]
                 self._open.append(publish(digest, index, self._readers[digest].frame(index)))

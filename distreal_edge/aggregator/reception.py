@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from distreal_edge.aggregator.inbound import Inbound
 from distreal_edge.aggregator.ledger import Decision, StoredUpdate
 from distreal_edge.aggregator.rounds import staleness
-from distreal_edge.aggregator.store import file_digest
 from distreal_edge.aggregator.validation import check_late, check_sender, check_task, check_update, reason_of
 from distreal_edge.device import most_bytes, read_update
 from distreal_edge.errors import FullDiskError, ProtocolError, StateError
@@ -34,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of an offer or a chunk: the answer to its device, and whether an update is whole that counts now."""
+    """The answer to a device, and whether it is about an update that counts from now on."""
 
     ack: Ack
     counts: bool = False
@@ -45,9 +44,19 @@ class Reception:
 
     Memory is bounded, and the disk by the devices selected: of others, and between rounds, nothing is kept. A full disk
     is told in the log, and the device gets no answer: it offers the update again.
+
+    An update that is sound and whole is answered by `settle`, together with all others since the last time: the syncs
+    of folder and ledger are most of what an update takes, and are the same for many as for one.
     """
 
-    def __init__(self, ledger: Ledger, store: Store, network: Network, full_macs: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        network: Network,
+        full_macs: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Start between rounds. `full_macs` is what a training step of the full network costs per image."""
         self._ledger = ledger
         self._store = store
@@ -58,16 +67,22 @@ class Reception:
         self._manifest: Manifest | None = None
         self._number = 0  # of the newest round
         self._announced: Mapping[str, int] = {}
+        self._clock = clock
+        self._whole: dict[str, StoredUpdate] = {}  # by device, stored and not noted yet
         self._trouble = ""
 
     def open(self, manifest: Manifest, network: Network, announced_images: Mapping[str, int]) -> None:
-        """Take updates of this network for this round from now on."""
+        """Take updates of this network for this round from now on; `announced_images` are those of who is selected."""
         self._manifest, self._network, self._announced = manifest, network, announced_images
         self._number = manifest.number
         self._inbound.clear(keep=manifest.selected)
 
     def close(self) -> list[tuple[str, Ack]]:
-        """Take none until the next round; return the answers to those of which only a part has come."""
+        """Take none until the next round; return the answers to those of which only a part has come.
+
+        What is whole is to be settled before.
+        """
+        assert not self._whole
         self._manifest = None
         late = ProtocolError("late: the round closed before all of it had come")
         answers = [(device, self._refuse(device, uid, late)) for device, uid in self._inbound.arriving()]
@@ -75,23 +90,27 @@ class Reception:
         return answers
 
     def offered(self, device: str, offer: Offer, *, answered: Collection[str]) -> Taken | None:
-        """Answer an offer: durable, refused, or what is missing; None when the disk has no room for it.
+        """Answer an offer: durable, refused, or what is missing.
 
-        `answered` are the devices whose updates count in this round already. An update that is answered with `durable`
-        is on the disk, and noted in the ledger.
+        None when the answer comes later: the disk has no room for it, so many others send that it has to wait for its
+        turn, or it is there already and to be settled. `answered` are the devices whose updates count in this round
+        already. An update that is answered with `durable` is on the disk, and noted in the ledger.
         """
+        if self._waits(device, offer.uid):
+            return None
         known = self._answered_before(device, offer.uid)
         if known is not None:
             return known
         try:
             check_late(offer.round, self._manifest)  # before what matters in the open round only
-            manifest = check_sender(device, manifest=self._manifest, answered=answered)
+            manifest = self._check_sender(device, answered)
             check_task(offer.round, offer.model, manifest)
             # A kill between storing and noting it left a file that no row names.
             stored = self._store.update_path(device, offer.uid)
             if _holds(stored, offer):
-                return self._take_in(device, offer.uid, stored, manifest)
-            missing = self._inbound.offered(device, offer)
+                self._take_in(device, offer.uid, stored, offer.digest, manifest)
+                return None
+            missing = self._inbound.offered(device, offer, self._clock())
             return self._asked(offer.uid, missing) if missing else self._finish(device, offer.uid)
         except ProtocolError as error:
             return Taken(self._refuse(device, offer.uid, error, offer.round))
@@ -100,13 +119,15 @@ class Reception:
             return None
 
     def take(self, topic: UpdateTopic, frame: bytes, *, answered: Collection[str]) -> Taken | None:
-        """Take in a chunk; return the answer, or what to ask for next, or None while enough of it is on its way."""
+        """Take in a chunk; return the answer or what to ask for next, or None as long as there is nothing to say."""
         device, uid = topic.device, topic.uid
+        if self._waits(device, uid):
+            return None
         if not self._inbound.known(device, uid):
             return self._answered_before(device, uid) or self._asked(uid, ())
         try:
-            check_sender(device, manifest=self._manifest, answered=answered)
-            missing = self._inbound.add(topic, frame)
+            self._check_sender(device, answered)
+            missing = self._inbound.add(topic, frame, self._clock())
             self._trouble = ""
             return self._asked(uid, missing) if missing else self._finish(device, uid)
         except ProtocolError as error:
@@ -114,6 +135,33 @@ class Reception:
         except (DiskError, FullDiskError) as error:
             self._tell(error)
             return None
+
+    def turns(self) -> list[tuple[str, Taken]]:
+        """Return what to ask devices for that have waited for others to be through."""
+        return [(device, self._asked(uid, missing)) for device, uid, missing in self._inbound.turns(self._clock())]
+
+    def settle(self) -> list[tuple[str, Taken]]:
+        """Make durable, and note in the ledger, what has come whole since the last call; return the answers to that."""
+        whole, self._whole = self._whole, {}
+        if not whole:
+            return []
+        try:
+            self._store.sync_updates()
+        except DiskError as error:
+            self._tell(error)
+            return []
+        with self._ledger.at_once():
+            for stored in whole.values():
+                self._ledger.store_update(stored)
+        return [(device, Taken(Ack(stored.uid, "durable", None), counts=True)) for device, stored in whole.items()]
+
+    def _waits(self, device: str, uid: str) -> bool:
+        """Return whether this update is here, and its answer yet to come."""
+        return device in self._whole and self._whole[device].uid == uid
+
+    def _check_sender(self, device: str, answered: Collection[str]) -> Manifest:
+        answered = self._whole if device in self._whole else answered
+        return check_sender(device, manifest=self._manifest, selected=self._announced, answered=answered)
 
     @staticmethod
     def _asked(uid: str, missing: tuple[int, ...]) -> Taken:
@@ -131,14 +179,23 @@ class Reception:
             return None
         part = self._inbound.whole(device)
         if part is None:
-            return self._asked(uid, self._inbound.missing(device))
+            missing = self._inbound.missing(device, self._clock())
+            return self._asked(uid, missing) if missing else None
         assert self._manifest is not None
         stored = self._store.update_path(device, uid)
-        return self._take_in(device, uid, part.path, self._manifest, lambda: part.move(stored))
+        self._take_in(device, uid, part.path, part.digest, self._manifest, lambda: part.move(stored, durably=False))
+        return None
 
     def _take_in(
-        self, device: str, uid: str, path: Path, manifest: Manifest, store: Callable[[], None] = lambda: None
-    ) -> Taken:
+        self,
+        device: str,
+        uid: str,
+        path: Path,
+        digest: str,
+        manifest: Manifest,
+        store: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Check a file whose SHA-256 is known, have it stored, and leave it to be settled."""
         update = read_update(path, self._plan)
         check_update(
             update,
@@ -149,11 +206,10 @@ class Reception:
             weights=self._network.weights,
             full_macs=self._full_macs,
         )
-        digest = file_digest(path) or ""
-        # A kill between the two leaves a file that no row names, and a device that has no answer and offers it again.
+        # A kill before it is settled leaves a file that no row names, and a device that has no answer: it offers again.
         store()
         self._inbound.forget(device)
-        self._ledger.store_update(StoredUpdate(uid, manifest.number, device, digest))
+        self._whole[device] = StoredUpdate(uid, manifest.number, device, digest)
         _log.info(
             "round %d: %s answered, %s in %s",
             manifest.number,
@@ -161,7 +217,6 @@ class Reception:
             count_of(update.header.images, "image"),
             count_of(update.header.mini_batches, "mini-batch", "mini-batches"),
         )
-        return Taken(Ack(uid, "durable", None), counts=True)
 
     def _tell(self, error: StateError) -> None:
         # Once, not for every chunk.

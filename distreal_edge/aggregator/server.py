@@ -63,6 +63,8 @@ _log = logging.getLogger(__name__)
 _TICK_S = 0.1
 _BUSY_TICK_S = 0.005
 _CLOSING_TICK_S = 0.02
+_BATCH_S = 0.25
+"""Updates that are whole are noted at once when nothing else has come, else so often: all of them in one go."""
 _HEALTH_S = 1.0
 _LAST_WORD_S = 5.0
 
@@ -183,6 +185,7 @@ class Aggregator:
             tell=self._tell,
             refusals=self._ledger.refusals,
         )
+        self._settle_due_s = 0.0
         self._lost = {update.device: update.uid for update in restored.lost}
         self._manifest: Manifest | None = None
         if restored.manifest is not None:
@@ -202,6 +205,7 @@ class Aggregator:
         while not stop.is_set():
             self._telling.turn()
             self._take_events()
+            self._answer_updates()
             now = time.time()
             if time.monotonic() >= room_due_s:
                 try:
@@ -289,6 +293,16 @@ class Aggregator:
         if was_present != (device in self._rounds.present):
             _log.info("%s is %s, %s", device, "gone" if was_present else "here", count_of(state.images, "image"))
 
+    def _answer_updates(self, *, at_once: bool = False) -> None:
+        """Answer devices that had to wait: their updates are on the disk now, or it is their turn to send."""
+        for device, taken in self._reception.turns():
+            self._tell_device(device, taken)
+        now_s = time.monotonic()
+        if at_once or now_s >= self._settle_due_s or self._session.events.empty():
+            self._settle_due_s = now_s + _BATCH_S
+            for device, taken in self._reception.settle():
+                self._tell_device(device, taken)
+
     def _tell_device(self, device: str, taken: Taken | None) -> None:
         if taken is None:
             return
@@ -335,6 +349,7 @@ class Aggregator:
     def _announce(self, manifest: Manifest, images: Mapping[str, int]) -> None:
         self._manifest = manifest
         self._reception.open(manifest, self._network, images)
+        self._outbound.expect(len(manifest.selected))
         self._telling.enter("collecting")
         self._session.publish_retained(self._topics.round, encode(manifest))
 
@@ -343,6 +358,7 @@ class Aggregator:
         opened, manifest = self._rounds.open, self._manifest
         assert opened is not None
         assert manifest is not None
+        self._answer_updates(at_once=True)
         for device, ack in self._reception.close():
             self._answer(device, ack)
         self._lost.clear()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distreal_edge.aggregator.ledger import model_name
-from distreal_edge.durable import append_durably, make_folder, quarantine, rename_durably, write_durably
+from distreal_edge.durable import append_durably, make_folder, quarantine, rename_durably, sync_folder, write_durably
 from distreal_edge.errors import StateError
+from distreal_edge.transport import DiskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,6 +120,13 @@ class Store:
     def update_path(self, device: str, uid: str) -> Path:
         """Return where an update of the open round is. Neither part of the name can hold a dot."""
         return self._updates / f"{device}.{uid}.update"
+
+    def sync_updates(self) -> None:
+        """Make durable which updates there are; raise `DiskError`."""
+        try:
+            sync_folder(self._updates)
+        except OSError as error:
+            raise DiskError(f"{self._updates}: cannot be synced: {error.strerror}; check the disk") from None
 
     def update_files(self) -> list[Path]:
         """Return the files of all updates, in order."""

@@ -48,14 +48,17 @@ def reason_of(error: ProtocolError) -> str:
     return reason if reason in REASONS else "form"
 
 
-def check_sender(device: str, *, manifest: Manifest | None, answered: Collection[str]) -> Manifest:
+def check_sender(
+    device: str, *, manifest: Manifest | None, selected: Collection[str], answered: Collection[str]
+) -> Manifest:
     """Refuse what cannot be counted whatever it holds, before any of it is kept; return the open round's manifest.
 
-    `manifest` is the open round's, or None; `answered` are the devices that have answered it.
+    `manifest` is the open round's, or None; `selected` are its devices, looked up for every message and therefore not
+    as the manifest lists them; `answered` are the devices that have answered it.
     """
     if manifest is None:
         raise ProtocolError("late: no round is open")
-    if device not in manifest.selected:
+    if device not in selected:
         raise ProtocolError(f"selection: {device} was not selected for round {manifest.number}")
     if device in answered:
         raise ProtocolError(f"duplicate: {device} has answered round {manifest.number} already")

@@ -126,11 +126,12 @@ class PartialBlob:
             "it was damaged before it was sent"
         )
 
-    def move(self, target: Path) -> None:
-        """Give a whole blob its final place, on the same disk, durably."""
+    def move(self, target: Path, *, durably: bool = True) -> None:
+        """Give a whole blob its final place, on the same disk; unless `durably`, the folder is the caller's to sync."""
         try:
             self.path.replace(target)
-            sync_folder(target.parent)
+            if durably:
+                sync_folder(target.parent)
         except OSError as error:
             raise self._refused(error) from None
         self.discard()

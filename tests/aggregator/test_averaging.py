@@ -4,12 +4,14 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.aggregator import average_round
+from distreal_edge.device import Update
 from distreal_edge.dropout import DRAW_POLICIES
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from distreal_edge.device import Update
     from distreal_edge.network import Network
 
 KINDS = ("plain", "residual", "depthwise", "grouped", "linear", "concatenated")
@@ -241,3 +242,34 @@ def test_huge_changes_that_keep_each_update_finite_keep_the_average_finite(
             change[...] = np.float32(3.4e38)
     weights = averaged(network, updates, "touch")
     assert all(np.isfinite(weights[name]).all() for name in network.plan.parameters)
+
+
+def of_a_branch(network: Network, made: list[tuple[Any, Update]], name: str) -> Update:
+    """Average some devices' updates into one that stands for all of them: their mean changes, and all their subsets."""
+    updates = [update for _, update in made]
+    changes = {}
+    for each, parameter in network.plan.parameters.items():
+        weights = [parameter.images_per_element(update.kept, update.kept_images) for update in updates]
+        total = np.sum([w * update.changes[each] for w, update in zip(weights, updates, strict=True)], axis=0)
+        weight = np.sum(weights, axis=0)
+        changes[each] = (total / np.where(weight > 0, weight, 1)).astype(np.float32)
+    header = msgspec.structs.replace(
+        updates[0].header,
+        device=name,
+        images=sum(update.header.images for update in updates),
+        mini_batches=sum(update.header.mini_batches for update in updates),
+    )
+    kept = np.concatenate([update.kept for update in updates])
+    return Update(header, changes, {}, kept, np.concatenate([update.kept_images for update in updates]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", DRAW_POLICIES)
+def test_a_touch_weighted_average_over_a_tree_is_that_of_all_devices(
+    kind: str, policy: str, round_of: Callable[..., Round]
+) -> None:
+    network, made = round_of(kind, policy, 3, 7)
+    branches = [of_a_branch(network, made[:2], "left"), of_a_branch(network, made[2:], "right")]
+    over_a_tree, at_once = (averaged(network, each, "touch") for each in (branches, [update for _, update in made]))
+    for name, expected in at_once.items():
+        np.testing.assert_allclose(over_a_tree[name], expected, rtol=1e-6, atol=1e-6)

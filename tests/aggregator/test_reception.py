@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distreal_edge.aggregator import Ledger, Store, StoredUpdate
-from distreal_edge.aggregator.inbound import MOST_AT_ONCE, MOST_IN_ALL, Inbound
+from distreal_edge.aggregator.inbound import MOST_AT_ONCE, MOST_IN_ALL, PATIENCE_S, Inbound
 from distreal_edge.aggregator.ledger import Decision
 from distreal_edge.aggregator.reception import Reception
 from distreal_edge.device import encode_update
@@ -59,6 +59,9 @@ class Desk:
         self.reception.open(self.manifest, self.network, dict.fromkeys(self.manifest.selected, 100))
 
     def _noted(self, taken: Taken | None, device: str) -> Taken | None:
+        for answered, answer in [] if taken is not None else self.reception.settle():
+            assert answered == device
+            taken = answer
         if taken is not None and taken.counts:
             self.answered.add(device)
         return taken
@@ -229,16 +232,63 @@ def test_no_more_is_asked_for_at_once_than_the_broker_is_to_hold(desk: Desk, mon
     assert asked == list(range(len(frames)))
 
 
-def test_many_devices_are_asked_for_less_each(tmp_path: Path) -> None:
-    inbound = Inbound(tmp_path, 2**30)
-    reader = FrameReader(bytes(20 * CHUNK_BYTES))
-    asked = [
-        len(inbound.offered(f"d{number}", Offer("u", 1, "0" * 64, reader.digest, reader.total_bytes, reader.count)))
-        for number in range(60)
-    ]
+def offer_of(data: bytes) -> Offer:
+    reader = FrameReader(data)
+    return Offer("u", 1, "0" * 64, reader.digest, reader.total_bytes, reader.count)
+
+
+def test_however_many_devices_come_no_more_is_asked_for_in_all_than_the_broker_is_to_hold(tmp_path: Path) -> None:
+    inbound, offer = Inbound(tmp_path, 2**30), offer_of(bytes(20 * CHUNK_BYTES))
+    asked = [len(inbound.offered(f"d{number}", offer, 0.0)) for number in range(1000)]
     assert asked[0] == MOST_AT_ONCE
-    assert asked[-1] == 1
-    assert sum(asked) < 5 * MOST_IN_ALL  # the first were asked before the others came
+    assert sum(asked) == MOST_IN_ALL
+
+
+def test_devices_that_wait_are_asked_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    inbound, frames, data = Inbound(tmp_path, 2**30), split(bytes(100)), bytes(100)
+    sending = [f"d{number}" for number in range(100) if inbound.offered(f"d{number}", offer_of(data), 0.0)]
+    assert sending == [f"d{number}" for number in range(MOST_IN_ALL)]
+    assert inbound.turns(1.0) == []
+    assert inbound.offered("d50", offer_of(data), 1.0) == ()  # it asks again, and keeps its place
+    order = list(sending)
+    for device in order:
+        inbound.add(UpdateTopic(device, "u", 0), frames[0], 1.0)
+        order += [each for each, _, _ in inbound.turns(1.0)]
+    assert order == [f"d{number}" for number in range(100)]
+
+
+def test_whoever_was_asked_and_is_gone_keeps_nobody_waiting_for_long(tmp_path: Path) -> None:
+    inbound, offer = Inbound(tmp_path, 2**30), offer_of(bytes(20 * CHUNK_BYTES))
+    for number in range(MOST_IN_ALL + 1):
+        inbound.offered(f"d{number}", offer, 0.0)
+    assert inbound.turns(PATIENCE_S) == []
+    ((device, uid, missing), *_) = inbound.turns(PATIENCE_S + 0.1)
+    assert (device, uid, missing) == ("d4", "u", (0,))
+
+
+def test_updates_that_are_whole_are_noted_together_and_answered_then(desk: Desk, maker: Any) -> None:
+    updates = [maker.update(maker.log("ordered", 2), device=f"pi-{number}", uid=f"u{number}") for number in (1, 2)]
+    for update in updates:
+        device, uid, data = update.header.device, update.header.uid, encode_update(update)
+        reader = FrameReader(data)
+        offer = Offer(uid, 1, desk.manifest.model.digest, reader.digest, reader.total_bytes, reader.count)
+        topic, (frame,) = UpdateTopic(device, uid, 0), split(data)
+        desk.reception.offered(device, offer, answered=())
+        assert desk.reception.take(topic, frame, answered=()) is None
+        # It says it once more before it has an answer, and has another one.
+        assert desk.reception.offered(device, offer, answered=()) is None
+        assert desk.reception.take(topic, frame, answered=()) is None
+        second = desk.reception.offered(device, msgspec.structs.replace(offer, uid="other"), answered=())
+        assert second is not None
+        assert second.ack.reason == f"duplicate: {device} has answered round 1 already"
+    assert desk.ledger.updates(1) == []
+    settled = desk.reception.settle()
+    assert [(device, taken.ack.uid, taken.ack.kind, taken.counts) for device, taken in settled] == [
+        ("pi-1", "u1", "durable", True),
+        ("pi-2", "u2", "durable", True),
+    ]
+    assert [stored.uid for stored in desk.ledger.updates(1)] == ["u1", "u2"]
+    assert desk.reception.settle() == []
 
 
 def test_what_has_arrived_outlives_the_aggregator(desk: Desk, maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:

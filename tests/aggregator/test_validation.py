@@ -135,14 +135,15 @@ def test_an_update_must_be_written_down_as_the_round_asks(
 
 def test_who_cannot_be_counted_is_refused_at_once(network: Network, manifest_of: Callable[..., Manifest]) -> None:
     manifest = manifest_of(network)
-    assert check_sender("pi-1", manifest=manifest, answered={"pi-2"}) is manifest
+    selected = set(manifest.selected)
+    assert check_sender("pi-1", manifest=manifest, selected=selected, answered={"pi-2"}) is manifest
     for device, given, answered, reason in (
         ("pi-1", None, set(), "late"),
         ("pi-9", manifest, set(), "selection"),
         ("pi-1", manifest, {"pi-1"}, "duplicate"),
     ):
         with pytest.raises(ProtocolError) as caught:
-            check_sender(device, manifest=given, answered=answered)
+            check_sender(device, manifest=given, selected=selected, answered=answered)
         assert reason_of(caught.value) == reason
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Queue
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as mqtt
@@ -19,7 +20,9 @@ from paho.mqtt import publish, subscribe
 from paho.mqtt.enums import CallbackAPIVersion
 
 from distreal_edge.identity import KeyFolder
+from distreal_edge.transport import Message, Session, Topics
 from distreal_edge.transport.connection import LARGEST_PACKET_BYTES
+from distreal_edge.transport.inbox import ROOM_MESSAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +114,28 @@ def test_a_retained_message_survives_a_restart(tmp_path: Path) -> None:
 
     assert message.payload == b"7"
     assert message.retain
+
+
+def test_an_aggregator_that_comes_back_is_told_of_three_thousand_devices(tmp_path: Path) -> None:
+    text, port = with_a_free_port(CONFIGURATION.read_text(encoding="utf-8"))
+    topics, seen = Topics("test"), set()
+    known = {topics.device_state(f"pi-{number}") for number in range(3000)}
+
+    with broker(text, tmp_path):
+        publish.multiple(
+            [(topic, b"{}", 1, True) for topic in known], hostname="127.0.0.1", port=port, client_id="devices"
+        )
+        with Session(host="127.0.0.1", port=port, client_id="aggregator") as session:
+            session.wait_connected(20)
+            session.subscribe(topics.device_states).wait(20)
+            while session.events.qsize() < ROOM_MESSAGES:  # all that is acknowledged before it is taken
+                sleep(0.01)
+            while len(seen) < len(known):
+                event = session.events.get(timeout=20)
+                if isinstance(event, Message):
+                    seen.add(event.topic)
+
+    assert seen == known
 
 
 def test_it_fits_into_debians_configuration_as_a_drop_in(tmp_path: Path) -> None:
