@@ -151,7 +151,8 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     freedom = len(differences) - 1
     z = statistics.NormalDist().inv_cdf(0.975)
     # Cornish and Fisher's expansion of t's quantile: to three digits from 5 degrees of freedom on.
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    expanded = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    t = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}.get(freedom, expanded)
     half = t * float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
     return float(np.mean(differences)) - half, float(np.mean(differences)) + half
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from distreal_edge.errors import ConfigError
+from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +149,7 @@ def _bar(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
     before, began = sum(done.values()), time.monotonic()
     if not console.is_terminal:
         goes_on = f", {before} of {total} rounds are done" if before else ""
-        click.echo(f"distreal-edge: {_count(len(jobs), 'run')}{goes_on}", err=True)
+        click.echo(f"distreal-edge: {count_of(len(jobs), 'run')}{goes_on}", err=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=total, completed=before, left="")
 
@@ -219,8 +220,9 @@ def _show(results: Results, folder: Path) -> None:
     virtual_s = sum(run.virtual_s for run in results.runs)
     images = sum(run.images for run in results.runs)
     console.print(
-        f"{_count(len(results.runs), 'run')}, {_clock(virtual_s)} of virtual time: {virtual_s / max(real_s, 1e-9):.3g} "
-        f"virtual seconds and {images / max(real_s, 1e-9):.0f} images in a second of a run.\n"
+        f"{count_of(len(results.runs), 'run')}, {_clock(virtual_s)} of virtual time: "
+        f"{virtual_s / max(real_s, 1e-9):.3g} virtual seconds and {images / max(real_s, 1e-9):.0f} "
+        "images in a second of a run.\n"
         f"Under 50 and 70 %: the virtual time until then. {folder}/results.json has all, with pictures beside it.",
         markup=False,
     )
@@ -240,10 +242,6 @@ def _reached(runs: Sequence[Run], milestone: float) -> str:
 
 def _mean_percent(shares: Sequence[float]) -> str:
     return f"{100 * sum(shares) / len(shares):.0f} %"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _clock(seconds: float) -> str:
