@@ -92,7 +92,8 @@ def report(results: Results) -> str:
         "",
         (
             f"{scenario.devices.number} devices, {scenario.rounds.devices_per_round} a round; "
-            f"{count_of(scenario.rounds.number, 'round')}, {count_of(len(runs[next(iter(runs))]), 'seed')}; {results.machine.processor}."
+            f"{count_of(scenario.rounds.number, 'round')}, {count_of(results.strategies[0].seeds, 'seed')}; "
+            f"{results.machine.processor}."
         ),
         "",
         "| strategy | accuracy at the end (%) | ours better by (points) | "
