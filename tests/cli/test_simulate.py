@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -139,7 +138,7 @@ def test_it_shows_a_table_and_writes_results_and_pictures(folder: Path, cli: Cal
 
     again = cli("simulate", "tiny.toml", "--strategy", "small", "--strategy", "ours", "--json")
     assert again.stderr == ""
-    assert json.loads(again.stdout)["runs"] == msgspec.to_builtins(results.runs, str_keys=True)
+    assert msgspec.json.decode(again.stdout, type=Results) == results
 
 
 @pytest.mark.parametrize(
