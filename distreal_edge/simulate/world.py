@@ -114,7 +114,7 @@ def world_of(scenario: Scenario) -> World:
     """Make what a scenario stands for; raise an error of ours where it cannot be made."""
     network = build_network(scenario.network)
     data = scenario.data
-    root = None if data.root is None else Path(data.root).expanduser()
+    root = None if data.root is None else Path(data.root).expanduser().absolute()
     train = _dataset(data.name, root, "train")
     if data.images is not None and data.images < len(train):
         _, chosen = split_off(len(train), data.images, scenario.seed + 1)

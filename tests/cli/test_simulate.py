@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -110,13 +109,17 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(folder: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_told_to_end_it_says_that_the_same_command_goes_on(folder: Path, number: signal.Signals) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("whoever started this has it ignored, as shells do in the background")
     with begin(folder) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == f"distreal-edge: {len(RIVALS)} runs\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=WITHIN_S)
     assert process.returncode == 130
-    assert said.endswith("distreal-edge: stopped; the same command goes on from here\ndistreal-edge: interrupted\n")
+    *_, stopped, interrupted = (line for line in said.splitlines() if line)
+    assert stopped == "distreal-edge: stopped; the same command goes on from here"
+    assert interrupted == "distreal-edge: interrupted"
 
 
 def test_it_shows_a_table_and_writes_results_and_pictures(folder: Path, cli: Callable[..., Ran]) -> None:
@@ -135,7 +138,7 @@ def test_it_shows_a_table_and_writes_results_and_pictures(folder: Path, cli: Cal
 
     again = cli("simulate", "tiny.toml", "--strategy", "small", "--strategy", "ours", "--json")
     assert again.stderr == ""
-    assert json.loads(again.stdout)["runs"] == msgspec.to_builtins(results.runs, str_keys=True)
+    assert msgspec.json.decode(again.stdout, type=Results) == results
 
 
 @pytest.mark.parametrize(
