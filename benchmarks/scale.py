@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 
 from distreal_edge.bench import describe_machine
@@ -258,7 +259,7 @@ def show(case: dict[str, Any]) -> None:
         + (f", ALL ONLY AFTER THEY SAID IT {case['said_again']} TIMES MORE" if case["said_again"] else "")
     )
     print(
-        f"    nothing but health: {health['messages_out']:.0f} messages and {health['bytes_out'] / 1e3:.0f} kB a second, "
+        f"    nothing but health: {health['messages_out']:.0f} messages, {health['bytes_out'] / 1e3:.0f} kB a second, "
         f"{1e6 * health['broker_cpu_s'] / max(1.0, health['messages_out']):.0f} µs of the broker's CPU for each"
     )
     print(
@@ -344,25 +345,31 @@ def draw(cases: list[dict[str, Any]], path: Path) -> None:
             {"in": ("broker_in_bytes", "#0072B2"), "out": ("broker_out_bytes", "#D55E00")},
         ),
     )
-    figure, places = plt.subplots(1, 3, figsize=(13.5, 4.6), layout="constrained")
+    figure, places = plt.subplots(1, 3, figsize=(13.5, 5.0), layout="constrained")
     groups = (
-        ("all selected", "-", [case for case in cases if case["selected"] == case["devices"]]),
-        ("100 selected", "--", [case for case in cases if case["selected"] == 100]),
+        ("-", [case for case in cases if case["selected"] == case["devices"]]),
+        ("--", [case for case in cases if case["selected"] == 100]),
     )
     for axes, (title, unit, lines) in zip(places, panels, strict=True):
         axes.set_title(title, loc="left", weight="bold", size=11)
         for what, (name, colour) in lines.items():
-            for which, style, some in groups:
+            for style, some in groups:
                 # What is nothing has no place on a logarithmic axis.
                 points = [(case["devices"], value / unit) for case in some if (value := case["figures"][name]) > 0]
-                label = f"{what}, {which}" if len(lines) < 4 else what if style == "-" else None
-                axes.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=5, label=label)
+                label = what if style == "-" else None
+                marked: dict[str, Any] = {"marker": "o", "markersize": 5, "color": colour, "label": label}
+                axes.plot([x for x, _ in points], [y for _, y in points], style, **marked)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel("devices")
+        axes.set_ylim(bottom=10.0 ** np.floor(np.log10(axes.get_ylim()[0])))
+        axes.set_ylim(top=10.0 ** np.ceil(np.log10(axes.get_ylim()[1])))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _place: f"{value:,g}")
+            axis.set_minor_formatter(lambda _value, _place: "")
+        axes.set_xlabel("devices; solid: all are selected, dashed: 100 of them")
         axes.grid(visible=True, which="major", color="#E0E0E0", linewidth=0.7)
         axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
     figure.savefig(path, dpi=130)
 
 

@@ -61,7 +61,7 @@ TOPICS = Topics("scale")
 IMAGES, STEPS, BATCH = 1000, 24, 32
 DISTINCT = 8
 AT_ONCE = 400
-"""Connections that are being made at the same time. mosquitto lets a hundred wait, and others come again in a second."""
+"""Connections that are being made at the same time; mosquitto lets a hundred wait, others come again in a second."""
 KEEPALIVE_S = 60
 PATIENCE_S = 10.0
 """After so long without an answer a device asks, or offers, again."""
