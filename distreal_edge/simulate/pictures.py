@@ -133,7 +133,7 @@ def _draw_accuracy(results: Results, path: Path, where: Callable[[RoundRecord], 
         axes.set_xlim(left=0)
         axes.set_xlabel(label)
         images = results.scenario.data.test_images
-        axes.set_ylabel(f"accuracy of the full network\non {images:,} test images (%)")
+        axes.set_ylabel(f"accuracy on {images:,} test images (%)")
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
         axes.set_axisbelow(True)
         seeds = max((strategy.seeds for strategy in results.strategies), default=1)

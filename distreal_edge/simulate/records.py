@@ -19,7 +19,7 @@ __all__ = ["Checkpoint", "Returned", "RoundRecord", "Score", "record_of", "score
 
 
 class Score(msgspec.Struct, frozen=True):
-    """Accuracy (0..1) and mean cross-entropy of the full network on held-out images; None when it has diverged."""
+    """Accuracy (0..1) and mean cross-entropy on held-out images; None when it has diverged."""
 
     accuracy: float | None
     loss: float | None
