@@ -158,8 +158,8 @@ class Federation:
             self.now_s += LOOK_AGAIN * self._settings.seconds
         self.why_ended = (
             f"{self._rounds.done} of {self._settings.number} rounds are over, and for the last "
-            f"{self.now_s - waited_from_s:.0f} s there were never {self._settings.least_devices} devices at a time "
-            f"that the strategy {self.rival.name} could select"
+            f"{self.now_s - waited_from_s:.0f} s the strategy {self.rival.name} could never select as many as "
+            f"{self._settings.least_devices} at a time"
         )
         return None
 

@@ -158,8 +158,8 @@ def test_a_federation_in_which_nobody_can_be_selected_ends_and_says_so(
     assert list(federation.rounds(run_here)) == []
     assert federation.now_s < 2 * 3 * 61.0 + 60.0
     assert federation.why_ended == (
-        "0 of 3 rounds are over, and for the last 366 s there were never 1 devices at a time "
-        "that the strategy full-capable could select"
+        "0 of 3 rounds are over, and for the last 366 s the strategy full-capable could never select as many as "
+        "1 at a time"
     )
     assert federation.network.to_bytes() == before
 
