@@ -64,7 +64,7 @@ AT_ONCE = 400
 """Connections that are being made at the same time; mosquitto lets a hundred wait, others come again in a second."""
 KEEPALIVE_S = 60
 PATIENCE_S = 10.0
-"""After so long without an answer a device asks, or offers, again."""
+"""After so long without an answer a device asks, or offers, again; then after twice as long, and so on."""
 
 
 def make_update(plan: Plan, number: int) -> Update:
@@ -166,6 +166,7 @@ class Device:
         self.name = name
         self.ready = False
         self.busy_since_s = 0.0
+        self.patience_s = PATIENCE_S
         self._farm = farm
         self._session = session
         self._number = 0
@@ -201,6 +202,7 @@ class Device:
         """Ask or offer again what was not answered."""
         self._farm.repeated += 1
         self.busy_since_s = now
+        self.patience_s *= 2
         if self._missing:
             self._want()
         elif self._update is not None:
@@ -321,7 +323,7 @@ class Device:
             return
         self._send(unsubscribe(self._next(), *groups))
         self.say("training")
-        self.busy_since_s = time.monotonic()
+        self.busy_since_s, self.patience_s = time.monotonic(), PATIENCE_S
         data, uid = self._farm.update(self.name, self._manifest)
         reader = FrameReader(data)
         offer = Offer(
@@ -334,7 +336,7 @@ class Device:
     def _acknowledged(self, ack: Ack) -> None:
         if self._update is None or ack.uid != self._update[0].uid:
             return
-        self.busy_since_s = time.monotonic()
+        self.busy_since_s, self.patience_s = time.monotonic(), PATIENCE_S
         if ack.kind == "resend":
             for index in ack.missing:
                 frame = self._update[1].frame(index)
@@ -446,7 +448,7 @@ class Farm:
                 second = now + 1.0
                 if self._health:
                     self._health_round = self._tell_health()
-                for device in [each for each in self.busy if now - each.busy_since_s > PATIENCE_S]:
+                for device in [each for each in self.busy if now - each.busy_since_s > each.patience_s]:
                     device.again(now)
             if now >= quarter:
                 quarter = now + KEEPALIVE_S / 4

@@ -351,6 +351,23 @@ def test_a_full_disk_is_told_and_nothing_answered_until_there_is_room(
     assert desk.take(split(data)[0]).counts
 
 
+def test_a_folder_that_cannot_be_synced_leaves_updates_without_an_answer_until_they_are_offered_again(
+    desk: Desk, maker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    data = encode_update(maker.update(maker.log("ordered", 2), uid="u1"))
+    desk.offer(data)
+    with monkeypatch.context() as patch:
+        patch.setattr("distreal_edge.aggregator.store.sync_folder", full)
+        assert desk.take(split(data)[0]) is None
+    assert "cannot be synced: No space left on device" in caplog.text
+    assert desk.ledger.updates(1) == []
+    assert desk.offer(data).counts
+    assert [stored.uid for stored in desk.ledger.updates(1)] == ["u1"]
+
+
 def test_what_is_left_of_devices_that_take_no_part_is_removed(desk: Desk) -> None:
     folder = desk.folder / "arriving"
     for name in ("pi-9.u1.part", "pi-9.u1.part.log", "pi-1.old.part", "pi-1.old.part.log", "notes.txt"):
