@@ -72,7 +72,7 @@ class Prepared:
 
 def prepare(path: Path, config: FederationConfig) -> Prepared:
     """Make what the configuration at `path` says, images aside; raise an error of ours where it cannot be made."""
-    from distreal_edge.aggregator import Lesson, RoundSettings  # noqa: PLC0415
+    from distreal_edge.config.lesson import build_lesson, build_rounds  # noqa: PLC0415
 
     rounds, training = config.rounds, config.training
     with named_by(path, "network", "zoo" if config.network.file is None else "file"):
@@ -89,33 +89,8 @@ def prepare(path: Path, config: FederationConfig) -> Prepared:
     return Prepared(
         network,
         table,
-        RoundSettings(
-            number=rounds.number,
-            seconds=rounds.seconds,
-            upload_seconds=rounds.upload_seconds,
-            least_devices=rounds.least_devices,
-            devices_per_round=rounds.devices_per_round,
-            seed=rounds.seed,
-            closing_measurement=not measured_here,
-            quorum=rounds.quorum,
-            over_selection=rounds.over_selection,
-        ),
-        Lesson(
-            batch=training.batch,
-            lr=training.lr,
-            final_lr=training.final_lr,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            epochs=training.epochs,
-            most_epochs=training.most_epochs,
-            statistics_images=training.statistics_images,
-            average=training.average,
-            hostile_share=0.2 if training.hostile_share is None else training.hostile_share,
-            clip_norm=training.clip_norm,
-            encoding=training.encoding,
-            compression=training.compression,
-            ceilings=tuple((step.from_share, step.ceiling) for step in config.ceiling),
-        ),
+        build_rounds(rounds, seed=rounds.seed, closing_measurement=not measured_here),
+        build_lesson(training, tuple((step.from_share, step.ceiling) for step in config.ceiling)),
     )
 
 

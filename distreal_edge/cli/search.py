@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from distreal_edge.cli.ending import going_on_later
 from distreal_edge.cli.files import is_there
 from distreal_edge.cli.numbers import FiniteRange
 from distreal_edge.dropout import DRAW_POLICIES
@@ -20,7 +19,7 @@ from distreal_edge.errors import ConfigError, DataError, StateError
 from distreal_edge.words import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from distreal_edge.data import Dataset
     from distreal_edge.dropout import Table
@@ -153,27 +152,10 @@ def search(**given: Any) -> None:
                 report=report,
             )
 
-        with _ending_on_signals():
+        with going_on_later():
             _with_a_bar(search_on)
         table, evidence = _finish(job.settings, network, study, out, given, profile)
     _show(table, evidence, out, as_json=given["as_json"])
-
-
-@contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    # All of them end the search as Ctrl-C does, and its workers with it.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in handlers.items():
-        if handler != signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
-        raise
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _check_target(out: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from distreal_edge.cli.ending import going_on_later
 from distreal_edge.errors import ConfigError
 from distreal_edge.words import count_of
 
@@ -77,7 +77,7 @@ def simulate(
     strategies = choose_strategies(named, scenario)
     _check(path, scenario)
     folder_path = Path(scenario.name) if out is None else out
-    with _interruptible(), open_folder(folder_path, scenario) as folder:
+    with going_on_later(), open_folder(folder_path, scenario) as folder:
         jobs = jobs_of(scenario, strategies, seeds, folder)
         if not all(job.finished for job in jobs):
             _check_images(path, scenario)
@@ -118,22 +118,6 @@ def _check_images(path: Path, scenario: Scenario) -> None:
 
     with named_by(path, "data"):
         world_of(scenario)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the command as Ctrl-C does, and say that it can be given again."""
-    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo("distreal-edge: stopped; the same command goes on from here", err=True)
-        raise
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ ORANGE: Final = "#D55E00"
 GREEN: Final = "#009E73"
 GREY: Final = "#666666"
 PALE: Final = "#F0F0F0"
-_STYLE: Final[Any] = {
+STYLE: Final[Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -155,7 +155,7 @@ class _figure:  # noqa: N801 - used as a function
         import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow to import
         from matplotlib.figure import Figure  # noqa: PLC0415
 
-        self._style = mpl.rc_context(_STYLE)
+        self._style = mpl.rc_context(STYLE)
         self._style.__enter__()
         # Figure and not pyplot: no global state, no display, nothing to close.
         return Figure(figsize=self._figsize, layout="constrained")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from distreal_edge.aggregator import (
     trained_part,
 )
 from distreal_edge.aggregator.rounds import SETTLE_S
+from distreal_edge.config.lesson import build_lesson, build_rounds
 from distreal_edge.device import read_update
 from distreal_edge.network import Network
 from distreal_edge.simulate.fleet import Fleet, reference_of
@@ -286,35 +288,16 @@ def row_shares(scenario: Scenario, rival: str) -> tuple[float, ...]:
 
 def round_settings(scenario: Scenario) -> RoundSettings:
     """Return the scenario's rounds as the aggregator takes them."""
-    rounds = scenario.rounds
-    return RoundSettings(
-        number=rounds.number,
-        seconds=rounds.seconds,
-        upload_seconds=rounds.upload_seconds,
-        least_devices=rounds.least_devices,
-        devices_per_round=rounds.devices_per_round,
-        seed=scenario.seed,
-        quorum=rounds.quorum,
-        over_selection=rounds.over_selection,
-    )
+    return build_rounds(scenario.rounds, seed=scenario.seed)
 
 
 def lesson_of(world: World, rival: Rival) -> Lesson:
     """Return how a strategy trains: as the scenario says, but for what is the strategy's own."""
     training = world.scenario.training
-    return Lesson(
-        batch=training.batch,
-        lr=training.lr,
-        final_lr=training.final_lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        epochs=training.epochs,
+    return replace(
+        build_lesson(training, rival.ceilings(world)),
         most_epochs=training.epochs * rival.most_epochs,
         statistics_images=0,
         average=rival.average,
-        ceilings=rival.ceilings(world),
         hostile_share=rival.hostile_share,
-        clip_norm=training.clip_norm,
-        encoding=training.encoding,
-        compression=training.compression,
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from distreal_edge.observe.pictures import BLUE, STYLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
@@ -19,24 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_accuracy_over_rounds", "draw_accuracy_over_time", "draw_rows"]
 
 OURS: Final = "ours"
-BLUE: Final = "#0072B2"
-GREY: Final = "#666666"
 _OTHERS: Final = ("#D55E00", "#009E73", "#CC79A7", "#8C6D1F", "#5B5BA5", "#555555")
 """Okabe and Ito's, darkened where they were too light for words."""
 _DASHES: Final = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_STYLE: Final[Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#222222",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "figure.dpi": 130,
-}
 _GAP: Final = 0.048
 """Of the axes' height, between two labels."""
 
@@ -224,5 +211,5 @@ def _figure(size: tuple[float, float]) -> Iterator[Any]:
     import matplotlib as mpl  # noqa: PLC0415 - an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         yield Figure(figsize=size, layout="constrained")
