@@ -136,23 +136,32 @@ class Reception:
             self._tell(error)
             return None
 
+    @property
+    def unsettled(self) -> str:
+        """Why something that is whole is not durable yet; empty when nothing is."""
+        return self._trouble if self._whole else ""
+
     def turns(self) -> list[tuple[str, Taken]]:
         """Return what to ask devices for that have waited for others to be through."""
         return [(device, self._asked(uid, missing)) for device, uid, missing in self._inbound.turns(self._clock())]
 
     def settle(self) -> list[tuple[str, Taken]]:
-        """Make durable, and note in the ledger, what has come whole since the last call; return the answers to that."""
-        whole, self._whole = self._whole, {}
-        if not whole:
+        """Make durable, and note in the ledger, what has come whole since the last call; return the answers to that.
+
+        What the disk has no room for stays to be settled, and is `unsettled`.
+        """
+        if not self._whole:
             return []
         try:
             self._store.sync_updates()
-        except DiskError as error:
+            with self._ledger.at_once():
+                for stored in self._whole.values():
+                    self._ledger.store_update(stored)
+        except (DiskError, FullDiskError) as error:
             self._tell(error)
             return []
-        with self._ledger.at_once():
-            for stored in whole.values():
-                self._ledger.store_update(stored)
+        self._trouble = ""
+        whole, self._whole = self._whole, {}
         return [(device, Taken(Ack(stored.uid, "durable", None), counts=True)) for device, stored in whole.items()]
 
     def _waits(self, device: str, uid: str) -> bool:

@@ -186,6 +186,10 @@ class AggregatorRounds:
         """Note that the round that `Open` named could not be stored, and that nobody has heard of it."""
         self.open = None
 
+    def not_closed(self) -> None:
+        """Note that the round that `Close` named has to wait: what came of it could not be stored yet."""
+        self._closing = False
+
     def finished(self) -> None:
         """Note that everybody was told what `Finish` asks for."""
         self._finished = True

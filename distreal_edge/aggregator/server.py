@@ -359,6 +359,9 @@ class Aggregator:
         assert opened is not None
         assert manifest is not None
         self._answer_updates(at_once=True)
+        if self._reception.unsettled:
+            self._rounds.not_closed()
+            raise FullDiskError(self._reception.unsettled)
         for device, ack in self._reception.close():
             self._answer(device, ack)
         self._lost.clear()

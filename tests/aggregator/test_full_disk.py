@@ -81,8 +81,11 @@ def test_an_update_for_which_there_is_no_room_is_answered_with_nothing(
                 taken = reception.offered(device, offer, answered=answered)
                 if taken is not None and taken.ack.kind == "resend":
                     taken = reception.take(UpdateTopic(device, "u1", 0), frame, answered=answered)
-                assert taken is None or taken.ack.kind == "durable"
-                return taken is not None
+                assert taken is None
+                settled = reception.settle()
+                assert settled == [] or [(name, told.ack.kind) for name, told in settled] == [(device, "durable")]
+                assert bool(reception.unsettled) == (device in reception._whole)
+                return settled != []
 
             disk.fill(pages)
             if not send():

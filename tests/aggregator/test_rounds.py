@@ -72,6 +72,22 @@ def test_a_round_closes_when_all_have_answered(begun: Callable[..., AggregatorRo
     assert opened(rounds, 102.0).number == 2
 
 
+def test_a_round_that_could_not_close_is_due_again_and_still_takes_updates(
+    begun: Callable[..., AggregatorRounds],
+) -> None:
+    rounds = begun("a", "b")
+    opened(rounds, 100.0)
+    rounds.update_stored("a")
+    (first,) = rounds.tick(110.0)
+    rounds.not_closed()
+    rounds.update_stored("b")
+    (again,) = rounds.tick(112.0)
+    assert isinstance(first, Close)
+    assert (again, rounds.done) == (Close(1, "all have answered"), 0)
+    rounds.closed()
+    assert rounds.done == 1
+
+
 @pytest.mark.parametrize("answered", [(), ("a",)])
 def test_a_round_closes_at_its_deadline_and_not_before(
     begun: Callable[..., AggregatorRounds], answered: tuple[str, ...]
