@@ -8,13 +8,15 @@ mini-batches in the same order, no augmentation, plain FedAvg weighted by images
 the same images at the server, and models are scored on the same test images. What is left to differ is rounding.
 
 Flower (flower_theirs.py) runs in a virtual environment of its own, `--venv`, which is made where it is missing: Ray,
-one actor for each core with one thread of PyTorch, in whichever memory layout PyTorch is faster. We (flower_ours.py) run
-`full-unlimited`, one worker for each core. Each run is a process of its own, first theirs, then ours, seed by seed.
+one actor for each core with one thread of PyTorch, in whichever memory layout PyTorch is faster. Ours (flower_ours.py)
+is the strategy `full-unlimited`, one worker for each core. Each run is a process of its own; who goes first changes from
+seed to seed.
 
 Images a second are those of all devices' mini-batches, over the time from the first round's beginning to the last
 average; workers are up by then, and nothing is scored. With start-up it is the life of the process, scoring included.
-Memory is the largest sum of the proportional set sizes (PSS: a page that n processes share counts n-th in each) of the
-process and all that descend from it, read from /proc four times a second.
+Core-seconds are the processor time in that life: what a busy machine disturbs least. Memory is the largest sum of the
+proportional set sizes (PSS: of a page that n processes share, each has an n-th) of the process and all that descend
+from it, which is read from /proc four times a second.
 """
 
 from __future__ import annotations
@@ -48,17 +50,29 @@ VENV = Path("~/.cache/distreal-edge/flower")
 PACKAGES = ("flwr[simulation]==1.42.0", "torch==2.13.0")
 SAMPLE_S = 0.25
 SIDES = ("theirs", "ours")
-# Neither reports what it is used for.
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+SURROUNDINGS = {
+    # Neither reports what it is used for.
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # On a busy machine Ray gives up its own daemons too early.
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+}
 
 
-class Memory(threading.Thread):
-    """Watches a process and its descendants until it ends: the peaks of their summed memory."""
+class Watch(threading.Thread):
+    """Watches a process and its descendants until it ends: the peaks of their summed memory, their processor time."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pss_bytes = self.rss_bytes = self.processes = 0
         self._pid = pid
+        self._core_s: dict[int, float] = {}
+
+    @property
+    def core_s(self) -> float:
+        """The processor time of all that were seen."""
+        return sum(self._core_s.values())
 
     def run(self) -> None:
         """Sample until the process is gone."""
@@ -66,6 +80,10 @@ class Memory(threading.Thread):
             process = psutil.Process(self._pid)
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 family = [process, *process.children(recursive=True)]
+                for one in family:
+                    with suppress(psutil.NoSuchProcess):
+                        taken = one.cpu_times()
+                        self._core_s[one.pid] = taken.user + taken.system
                 read = [sizes(one.pid) for one in family]
                 self.pss_bytes = max(self.pss_bytes, sum(pss for pss, _ in read))
                 self.rss_bytes = max(self.rss_bytes, sum(rss for _, rss in read))
@@ -109,13 +127,13 @@ def run_side(command: list[str | Path], folder: Path, side: str) -> dict[str, An
     began = time.perf_counter()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, folder], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **QUIET}, cwd=folder
+            [*command, folder], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **SURROUNDINGS}, cwd=folder
         )
-        memory = Memory(process.pid)
-        memory.start()
+        watch = Watch(process.pid)
+        watch.start()
         code = process.wait()
     whole_s = time.perf_counter() - began
-    memory.join()
+    watch.join()
     result = folder / f"{side}.json"
     if code or not result.is_file():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
@@ -127,9 +145,10 @@ def run_side(command: list[str | Path], folder: Path, side: str) -> dict[str, An
         "whole_s": whole_s,
         "images_per_s": figures["images"] / figures["train_s"],
         "images_per_s_with_start": figures["images"] / whole_s,
-        "pss_bytes": memory.pss_bytes,
-        "rss_bytes": memory.rss_bytes,
-        "processes": memory.processes,
+        "images_per_core_s": figures["images"] / watch.core_s,
+        "pss_bytes": watch.pss_bytes,
+        "rss_bytes": watch.rss_bytes,
+        "processes": watch.processes,
     }
 
 
@@ -145,22 +164,24 @@ def compare_first_round(folder: Path) -> float:
     return math.sqrt(apart / moved)
 
 
-def run_seed(size: Size, seed: int, python: Path, cores: int) -> dict[str, Any]:
-    """Run both sides with one seed, theirs first."""
+def run_seed(size: Size, seed: int, python: Path, cores: int, order: tuple[str, ...] = SIDES) -> dict[str, Any]:
+    """Run both sides with one seed, one after the other."""
     with tempfile.TemporaryDirectory(prefix="flower-") as name:
         folder = Path(name)
         write_data(size, seed, folder)
         scenario = make_scenario(size, seed, folder)
         (folder / "scenario.json").write_bytes(msgspec.json.encode(scenario))
         plan = write_for_flower(scenario, folder, cores=cores)
-        theirs = [python, HERE / "flower_theirs.py"]
-        probe = subprocess.run([*theirs, folder, "--layouts"], stdout=subprocess.PIPE, check=True)
+        programs: dict[str, list[str | Path]] = {
+            "theirs": [python, HERE / "flower_theirs.py"],
+            "ours": [sys.executable, HERE / "flower_ours.py"],
+        }
+        probe = subprocess.run([*programs["theirs"], folder, "--layouts"], stdout=subprocess.PIPE, check=True)
         layouts: dict[str, float] = json.loads(probe.stdout)
         plan["channels_last"] = layouts["channels_last"] < layouts["contiguous"]
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         run: dict[str, Any] = {"seed": seed, "layout_s": layouts, "channels_last": plan["channels_last"]}
-        run["theirs"] = run_side([*theirs], folder, "theirs")
-        run["ours"] = run_side([sys.executable, HERE / "flower_ours.py"], folder, "ours")
+        run |= {side: run_side(programs[side], folder, side) for side in order}
         if run["theirs"]["images"] != run["ours"]["images"]:
             message = f"not the same work: {run['theirs']['images']} images in Flower, {run['ours']['images']} here"
             raise SystemExit(message)
@@ -174,11 +195,11 @@ def print_run(run: dict[str, Any]) -> None:
         own = run[side]
         print(
             f"  seed {run['seed']} {side:<7}{own['accuracy']:>9.2%}{own['images_per_s']:>10.0f}"
-            f"{own['images_per_s_with_start']:>12.0f}{own['pss_bytes'] / 1e6:>9.0f}{own['rss_bytes'] / 1e6:>9.0f}"
+            f"{own['images_per_s_with_start']:>12.0f}{own['images_per_core_s']:>12.0f}{own['pss_bytes'] / 1e6:>9.0f}{own['rss_bytes'] / 1e6:>9.0f}"
             f"{own['processes']:>6}",
             flush=True,
         )
-    print(f"    after round 1 the models are {run['first_round_apart']:.2%} of their way apart", flush=True)
+    print(f"    after round 1 the models are {run['first_round_apart']:.3%} of their way apart", flush=True)
 
 
 def summarise(runs: list[dict[str, Any]], test_images: int) -> dict[str, Any]:
@@ -194,7 +215,7 @@ def summarise(runs: list[dict[str, Any]], test_images: int) -> dict[str, Any]:
     of_images = sum(mean * (1.0 - mean) / test_images for mean in means.values())
     difference = means["ours"] - means["theirs"]
     noise = 2.0 * math.sqrt((of_seeds + of_images) / len(runs))
-    fields = ("images_per_s", "images_per_s_with_start", "pss_bytes", "rss_bytes")
+    fields = ("images_per_s", "images_per_s_with_start", "images_per_core_s", "pss_bytes", "rss_bytes")
     return {
         "accuracy": means,
         "spread": spreads,
@@ -215,18 +236,16 @@ def print_summary(found: dict[str, Any]) -> None:
         f"  accuracy {ours} here, {theirs} in Flower: {found['difference']:+.2%} with a noise of {found['noise']:.2%}, "
         f"{'equal within it' if found['equal'] else 'DIFFERENT'}"
     )
-    ratio = found["ratio"]
-    print(
-        f"  ours over Flower's, medians: images a second {ratio['images_per_s']:.2f} ({ahead(ratio['images_per_s'] > 1.0)}), "
-        f"with start-up {ratio['images_per_s_with_start']:.2f} ({ahead(ratio['images_per_s_with_start'] > 1.0)}), "
-        f"peak memory {ratio['pss_bytes']:.2f} ({ahead(ratio['pss_bytes'] < 1.0)})",
-        flush=True,
-    )
-
-
-def ahead(is_ahead: bool) -> str:
-    """Return a word for who is ahead."""
-    return "ahead" if is_ahead else "BEHIND"
+    print("  ours over Flower's, medians of the ratios of one seed:", end="")
+    for key, what, sign in (
+        ("images_per_s", "images a second", 1),
+        ("images_per_s_with_start", "with start-up", 1),
+        ("images_per_core_s", "images a core-second", 1),
+        ("pss_bytes", "peak memory", -1),
+    ):
+        ratio = found["ratio"][key]
+        print(f" {what} {ratio:.2f} ({'ahead' if (ratio - 1.0) * sign > 0.0 else 'BEHIND'})", end="")
+    print(flush=True)
 
 
 def main() -> None:
@@ -249,11 +268,10 @@ def main() -> None:
     os.sched_setaffinity(0, allowed[: arguments.cores])
     machine, state = describe_machine(), read_state()
     print(
-        f"{machine.processor}, {arguments.cores} of {machine.cores} cores, load {state.load:.2f}; {', '.join(PACKAGES)}; "
-        f"numpy {np.__version__}"
+        f"{machine.processor}, {arguments.cores} of {machine.cores} cores, load {state.load:.2f}; {', '.join(PACKAGES)}"
     )
     print(
-        "img/s: training, and with start-up and scoring; MB: largest sums of PSS and of RSS over all processes, numbered"
+        "images a second of training, with start-up and scoring, a core-second; peak MB of all processes; their number"
     )
     results: dict[str, Any] = {}
     try:
@@ -263,10 +281,11 @@ def main() -> None:
                 f"{name}, {size.network}: {size.per_round} of {size.devices} devices in {size.rounds} rounds, "
                 f"{size.images} images; {size.test_images} test images"
             )
-            print(f"{'accuracy':>25}{'img/s':>10}{'with start':>12}{'PSS':>9}{'RSS':>9}{'procs':>6}")
-            runs = []
+            print(f"{'accuracy':>25}{'img/s':>10}{'with start':>12}{'img/core-s':>12}{'PSS':>9}{'RSS':>9}{'procs':>6}")
+            runs: list[dict[str, Any]] = []
             for seed in arguments.seeds or ([1, 2] if arguments.quick else [1, 2, 3]):
-                runs.append(run_seed(size, seed, python, arguments.cores))
+                order = SIDES[:: -1 if len(runs) % 2 else 1]
+                runs.append(run_seed(size, seed, python, arguments.cores, order))
                 print_run(runs[-1])
             results[name] = {"runs": runs, **summarise(runs, size.test_images)}
             print_summary(results[name])

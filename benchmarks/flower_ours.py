@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from distreal_edge.simulate import Federation, Scenario, world_of
 from distreal_edge.simulate.training import Scoring
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from multiprocessing.synchronize import Barrier
 
 

@@ -14,14 +14,16 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - as everybody calls it
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 CALIBRATION_BATCH = 64
 TURNS = 15
@@ -233,7 +235,10 @@ def simulate(plan: dict[str, Any], folder: Path) -> None:
             time.sleep(0.05)
         # Who holds which shard; it also wakes the actors before the clock runs.
         asked = [Message(RecordDict(), message_type=MessageType.QUERY, dst_node_id=node) for node in nodes]
-        told = grid.send_and_receive(asked, timeout=300.0)
+        told = list(grid.send_and_receive(asked, timeout=300.0))
+        if len(told) < len(nodes) or any(one.has_error() for one in told):
+            message = f"{len(told)} of {len(nodes)} nodes have answered; what Ray says stands above"
+            raise RuntimeError(message)
         by_partition = {int(one.content["metrics"]["partition-id"]): one.metadata.src_node_id for one in told}
         strategy = SameDevices(by_partition)
         began = time.perf_counter()
