@@ -5,12 +5,14 @@
 
 Both train the same network from the same weights on the same shards: the same devices in every round, the same
 mini-batches in the same order, no augmentation, plain FedAvg weighted by images. Batch-norm statistics are measured on
-the same images at the server, and models are scored on the same test images. What is left to differ is rounding.
+the same images at the server, and models are scored on the same test images. What is left to differ is rounding, which
+every mini-batch multiplies for the next: printed is how far apart the models are after the first round, and how far
+PyTorch parts from itself on one device when it computes in its other memory layout.
 
 Flower (flower_theirs.py) runs in a virtual environment of its own, `--venv`, which is made where it is missing: Ray,
 one actor for each core with one thread of PyTorch, in whichever memory layout PyTorch is faster. Ours (flower_ours.py)
-is the strategy `full-unlimited`, one worker for each core. Each run is a process of its own; who goes first changes from
-seed to seed.
+is the strategy `full-unlimited`, one worker for each core. Each run is a process of its own; who goes first changes
+from seed to seed.
 
 Images a second are those of all devices' mini-batches, over the time from the first round's beginning to the last
 average; workers are up by then, and nothing is scored. With start-up it is the life of the process, scoring included.
@@ -108,13 +110,17 @@ def flower_python(folder: Path) -> Path:
     wanted = "\n".join(PACKAGES)
     if complete.is_file() and complete.read_text(encoding="utf-8") == wanted:
         return python
+    if folder.exists() and not (folder / "pyvenv.cfg").is_file():
+        message = f"--venv {folder}: there is something else; name a folder that does not exist"
+        raise SystemExit(message)
     print(f"installing {' and '.join(PACKAGES)}, with what they need (about 2 GB), into {folder}", flush=True)
     try:
         venv.create(folder, clear=True, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         message = (
-            f"{folder}: Flower cannot be installed: {error}; it needs a package index and 2 GB, see pip's lines above"
+            f"{folder}: Flower cannot be installed: {error}; it needs a package index and 2 GB of disk, "
+            "see what pip says above"
         )
         raise SystemExit(message) from None
     complete.write_text(wanted, encoding="utf-8")
@@ -177,10 +183,10 @@ def run_seed(size: Size, seed: int, python: Path, cores: int, order: tuple[str, 
             "ours": [sys.executable, HERE / "flower_ours.py"],
         }
         probe = subprocess.run([*programs["theirs"], folder, "--layouts"], stdout=subprocess.PIPE, check=True)
-        layouts: dict[str, float] = json.loads(probe.stdout)
-        plan["channels_last"] = layouts["channels_last"] < layouts["contiguous"]
+        layouts: dict[str, Any] = json.loads(probe.stdout)
+        plan["channels_last"] = layouts["seconds"]["channels_last"] < layouts["seconds"]["contiguous"]
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-        run: dict[str, Any] = {"seed": seed, "layout_s": layouts, "channels_last": plan["channels_last"]}
+        run: dict[str, Any] = {"seed": seed, "layouts": layouts, "channels_last": plan["channels_last"]}
         run |= {side: run_side(programs[side], folder, side) for side in order}
         if run["theirs"]["images"] != run["ours"]["images"]:
             message = f"not the same work: {run['theirs']['images']} images in Flower, {run['ours']['images']} here"
@@ -195,11 +201,16 @@ def print_run(run: dict[str, Any]) -> None:
         own = run[side]
         print(
             f"  seed {run['seed']} {side:<7}{own['accuracy']:>9.2%}{own['images_per_s']:>10.0f}"
-            f"{own['images_per_s_with_start']:>12.0f}{own['images_per_core_s']:>12.0f}{own['pss_bytes'] / 1e6:>9.0f}{own['rss_bytes'] / 1e6:>9.0f}"
+            f"{own['images_per_s_with_start']:>12.0f}{own['images_per_core_s']:>12.0f}"
+            f"{own['pss_bytes'] / 1e6:>9.0f}{own['rss_bytes'] / 1e6:>9.0f}"
             f"{own['processes']:>6}",
             flush=True,
         )
-    print(f"    after round 1 the models are {run['first_round_apart']:.3%} of their way apart", flush=True)
+    print(
+        f"    after round 1 the models are {run['first_round_apart']:.2%} of their way apart; "
+        f"PyTorch from itself, on one device: {run['layouts']['apart']:.2%}",
+        flush=True,
+    )
 
 
 def summarise(runs: list[dict[str, Any]], test_images: int) -> dict[str, Any]:
@@ -244,8 +255,11 @@ def print_summary(found: dict[str, Any]) -> None:
         ("pss_bytes", "peak memory", -1),
     ):
         ratio = found["ratio"][key]
-        print(f" {what} {ratio:.2f} ({'ahead' if (ratio - 1.0) * sign > 0.0 else 'BEHIND'})", end="")
-    print(flush=True)
+        print(
+            f" {what} {ratio:.2f} ({'ahead' if (ratio - 1.0) * sign > 0.0 else 'BEHIND'})",
+            end="," if sign > 0 else "\n",
+        )
+    sys.stdout.flush()
 
 
 def main() -> None:

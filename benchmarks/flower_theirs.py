@@ -1,7 +1,7 @@
 """Flower's side of flower.py: FedAvg on PyTorch, as an author would write it. Runs where flwr is, without this project.
 
     python flower_theirs.py FOLDER             # run the plan in the folder in Flower's simulation
-    python flower_theirs.py FOLDER --layouts   # print the seconds of a mini-batch in either memory layout
+    python flower_theirs.py FOLDER --layouts   # print what the two memory layouts take, and how far rounding parts them
 
 What an author has to choose is what was found fastest: mini-batches are cut from one tensor instead of being collected
 image by image, the optimiser is the fused one, batch norms keep no running statistics while they train, and no more
@@ -11,6 +11,7 @@ than parameters goes to and fro.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CALIBRATION_BATCH = 64
 TURNS = 15
+MINI_BATCHES = 4
 
 
 class Block(nn.Module):
@@ -262,24 +264,35 @@ def simulate(plan: dict[str, Any], folder: Path) -> None:
     )
 
 
-def time_layouts(plan: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Return the median seconds of a mini-batch on one thread in each layout, which take turns."""
+def try_layouts(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the median seconds of a mini-batch on one thread in each layout, and how far apart they train a device.
+
+    The latter is after its first round, as a share of how far it has come (L2 norms): what rounding alone does.
+    """
     torch.set_num_threads(1)
-    device = max(range(len(plan["devices"])), key=lambda number: plan["devices"][number]["batch"])
-    one = {**plan, "devices": [{**own, "mini_batches": 4} for own in plan["devices"]]}
+    device, weights = plan["selected"][0][0], read_weights(folder)
+    few = {**plan, "devices": [{**own, "mini_batches": MINI_BATCHES} for own in plan["devices"]]}
     taken: dict[str, list[float]] = {"contiguous": [], "channels_last": []}
     for _ in range(TURNS):
         for name, seconds in taken.items():
             began = time.process_time()
-            train({**one, "channels_last": name == "channels_last"}, folder, device, 1, read_weights(folder))
-            seconds.append((time.process_time() - began) / 4)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+            train({**few, "channels_last": name == "channels_last"}, folder, device, 1, weights)
+            seconds.append((time.process_time() - began) / MINI_BATCHES)
+    first, second = (
+        train({**plan, "channels_last": layout}, folder, device, 1, weights)[0].state_dict() for layout in (False, True)
+    )
+    apart = sum((first[name] - second[name]).double().square().sum().item() for name in weights)
+    moved = sum((first[name] - weights[name]).double().square().sum().item() for name in weights)
+    return {
+        "seconds": {name: statistics.median(seconds) for name, seconds in taken.items()},
+        "apart": math.sqrt(apart / moved),
+    }
 
 
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     read = json.loads((where / "plan.json").read_text(encoding="utf-8"))
     if "--layouts" in sys.argv:
-        print(json.dumps(time_layouts(read, where)))
+        print(json.dumps(try_layouts(read, where)))
     else:
         simulate(read, where)
