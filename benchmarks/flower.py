@@ -216,15 +216,17 @@ def print_run(run: dict[str, Any]) -> None:
 def summarise(runs: list[dict[str, Any]], test_images: int) -> dict[str, Any]:
     """Return the medians, the ratios (ours over theirs, per seed) and whether the accuracies are equal within noise.
 
-    Noise is two standard errors of the difference of the means: from the spread over the seeds, and from how exactly so
-    many test images tell an accuracy.
+    Noise is two standard errors of the mean difference: from how the differences of single seeds spread (shards and
+    weights are the same on both sides, so their luck cancels out), and from how exactly so many test images tell an
+    accuracy.
     """
     accuracy = {side: [run[side]["accuracy"] for run in runs] for side in SIDES}
     means = {side: statistics.fmean(accuracy[side]) for side in SIDES}
     spreads = {side: statistics.stdev(accuracy[side]) if len(runs) > 1 else 0.0 for side in SIDES}
-    of_seeds = sum(spread**2 for spread in spreads.values())
+    differences = [ours - theirs for ours, theirs in zip(accuracy["ours"], accuracy["theirs"], strict=True)]
+    difference = statistics.fmean(differences)
+    of_seeds = statistics.variance(differences) if len(runs) > 1 else 0.0
     of_images = sum(mean * (1.0 - mean) / test_images for mean in means.values())
-    difference = means["ours"] - means["theirs"]
     noise = 2.0 * math.sqrt((of_seeds + of_images) / len(runs))
     fields = ("images_per_s", "images_per_s_with_start", "images_per_core_s", "pss_bytes", "rss_bytes")
     return {
