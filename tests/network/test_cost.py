@@ -118,7 +118,7 @@ def test_memory_shrinks_with_the_filters() -> None:
 
 def test_cost_refuses_what_does_not_fit_the_network() -> None:
     network = _small()
-    with pytest.raises(DataError, match="got 1 rates for 2 filter groups"):
+    with pytest.raises(DataError, match="got 1 rate for 2 filter groups"):
         network.cost((0.0,))
     with pytest.raises(NetworkError, match="a batch has at least one image, got 0"):
         network.cost((0.0, 0.0), batch=0)

@@ -206,7 +206,8 @@ def test_a_devices_images_are_not_kept_after_its_work(
     before = sum(isinstance(one, Dataset) for one in gc.get_objects())
     records_of(scenario, "full-unlimited")
     gc.collect()
-    assert sum(isinstance(one, Dataset) for one in gc.get_objects()) == before
+    # What other tests have left behind may be gone meanwhile.
+    assert sum(isinstance(one, Dataset) for one in gc.get_objects()) <= before
 
 
 def test_a_download_longer_than_a_round_leaves_nobody_training_and_nothing_broken(

@@ -269,7 +269,7 @@ def test_messages_of_quality_0_are_dropped_when_nobody_takes_them(
     give_up_s = time.monotonic() + WAIT_S
     while "dropped" not in caplog.text and time.monotonic() < give_up_s:
         time.sleep(0.01)
-    assert "dropped 1 messages of quality of service 0" in caplog.text
+    assert "dropped 1 message of quality of service 0" in caplog.text
     assert slow.events.qsize() == ROOM_MESSAGES
 
 
