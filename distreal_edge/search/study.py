@@ -400,10 +400,12 @@ def _reading() -> Iterator[None]:
 
 
 def _another_has(study: optuna.Study, trial: Trial, same: Callable[[FrozenTrial], bool]) -> bool:
-    # Whether a trial with the same work has finished, or is at it and came earlier: of two at once one goes on.
+    # Whether a trial with the same work has finished, or is at it and came earlier: of two at once one goes on. Whoever
+    # took the earlier one may not have said its name yet; if it dies before it does, its trial is queued again.
     others = _trials(study, TrialState.COMPLETE, TrialState.RUNNING)
     return any(
-        other.state is TrialState.COMPLETE or (other.number < trial.number and is_alive(other.user_attrs.get(WORKER)))
+        other.state is TrialState.COMPLETE
+        or (other.number < trial.number and (WORKER not in other.user_attrs or is_alive(other.user_attrs[WORKER])))
         for other in others
         if other.number != trial.number and same(other)
     )

@@ -386,6 +386,17 @@ def test_a_task_that_two_machines_queued_at_once_is_done_once(opens: Any) -> Non
     assert len(other.confirmations()) == 1
 
 
+def test_who_took_a_task_first_has_it_also_before_it_has_said_its_name(opens: Any) -> None:
+    one, other = opens(), opens()
+    for search in (one, other):
+        search._confirming.enqueue_trial({}, user_attrs={"task": [[1, 1], 0, 7]})
+    nameless = one._confirming.ask()
+    assert nameless.user_attrs["task"] == [[1, 1], 0, 7]
+    assert other.next_task() is None
+    one.finish(nameless, 1.0, 1.0, 1.0)
+    assert len(other.confirmations()) == 1
+
+
 def _work(storage: str, settings: SearchSettings, done: Any) -> None:
     with SearchStudy(storage, "one", settings, SIZES) as search:
         while (taken := search.next_task()) is not None:
