@@ -46,7 +46,7 @@ def draw_accuracy(
     target: float | None = None,
     final: tuple[float, int] | None = None,
 ) -> None:
-    """Draw the accuracy of the full network after every round over time, into a PNG.
+    """Draw the accuracy after every round over time, into a PNG.
 
     Shaded bands show which rounds have one ceiling; the numbers along the top are the rounds. `final` is the accuracy
     that was measured once more after the last round, and on how many images.
@@ -93,7 +93,7 @@ def draw_accuracy(
         _number_rounds(axes, rounds, began_s)
         evaluated = {record.evaluated_images for record in known}
         images = f"{max(evaluated):,} test images" if evaluated else "test images"
-        axes.set_ylabel(f"accuracy of the full network\non {images} (%)")
+        axes.set_ylabel(f"accuracy on {images} (%)")
         axes.set_title(title, pad=26)
         axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
         axes.set_axisbelow(True)

@@ -25,7 +25,7 @@ _REAL: Final = ("time_s", "cores", "share", "seconds", "loss")
 class RoundRecord(msgspec.Struct, frozen=True):
     """One closed round, as the aggregator wrote it down. Times are Unix seconds.
 
-    `accuracy` and `loss` are those of the full network after the round, on `evaluated_images` held-out images; None
+    `accuracy` and `loss` are those of the model after the round, on `evaluated_images` held-out images; None
     when it was not evaluated. Keys that are not listed here are left aside: the file may say more.
     """
 

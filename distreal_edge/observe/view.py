@@ -55,7 +55,7 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class FederationView:
-    """Everything that was heard. `accuracies` are (round, accuracy of the full network after it), oldest first."""
+    """Everything that was heard. `accuracies` are (round, accuracy after it), oldest first."""
 
     devices: tuple[DeviceView, ...]
     phase: str = "awaited"
