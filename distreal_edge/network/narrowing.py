@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cut_out"]
 
-Weights = dict[str, "NDArray[np.float32]"]
-
 
 def cut_out(
     plan: Plan, weights: Mapping[str, NDArray[np.float32]], kept: NDArray[np.bool_]
@@ -39,18 +37,16 @@ def cut_out(
     narrow = Plan(plan.input_shape, operations, plan.rescale, plan.preprocessing)
     found: dict[str, NDArray[np.float32]] = {}
     scales = _scales(plan, kept)
-    for operation in plan.operations:
-        rows = kept[plan.layout.of[operation.name]]
+    makers = {operation.name: operation for operation in plan.operations}
+    for name in plan.tensors:
+        operation = makers[name.rpartition(".")[0]]
         read = plan.layout.of[operation.inputs[0]]
-        for name in plan.tensors:
-            if name.rpartition(".")[0] != operation.name:
-                continue
-            tensor = weights[name][rows]
-            if name.endswith(".weight") and tensor.ndim > 1 and tensor.shape[1] == len(read):
-                tensor = tensor[:, kept[read]]
-                if plan.rescales(operation):
-                    tensor = tensor * scales[read][kept[read]].reshape(-1, *(1,) * (tensor.ndim - 2))
-            found[name] = np.ascontiguousarray(tensor, dtype=np.float32)
+        tensor = weights[name][kept[plan.layout.of[operation.name]]]
+        if name.endswith(".weight") and tensor.ndim > 1 and tensor.shape[1] == len(read):
+            tensor = tensor[:, kept[read]]
+            if plan.rescales(operation):
+                tensor = tensor * scales[read][kept[read]].reshape(-1, *(1,) * (tensor.ndim - 2))
+        found[name] = np.ascontiguousarray(tensor, dtype=np.float32)
     return narrow, found
 
 
